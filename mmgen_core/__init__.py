@@ -1,0 +1,1 @@
+"""mmgen's library: multimodal LLMs that draw, in plain torch. Never imports ComfyUI."""
