@@ -49,7 +49,8 @@ def prepare_host(comfyui: Path | None, progress: Progress, extras: Sequence[str]
     check_comfyui(comfyui)
     python = find_python(comfyui)
     if extras or python is None:
-        own = prepare_venv(comfyui, progress, extras)
+        own = ensure_venv(progress)
+        fill_venv(own, comfyui, progress, extras)
         python = python or own
     progress.step(f"ComfyUI: using {comfyui} with {python}")
     return Host(comfyui, python, has_pack=contains_pack(comfyui / "custom_nodes"))
@@ -59,20 +60,18 @@ def prepare_own_host(progress: Progress, extras: Sequence[str] = ()) -> Host:
     """Our ComfyUI in `.comfyui`, our environment in `.venv`, this pack linked into the first."""
     python = ensure_venv(progress)
     comfyui = ensure_comfyui(python, progress)
-    prepare_venv(comfyui, progress, extras)
+    fill_venv(python, comfyui, progress, extras)
     link_pack(comfyui / "custom_nodes")
     return Host(comfyui, python, has_pack=True)
 
 
-def prepare_venv(comfyui: Path, progress: Progress, extras: Sequence[str]) -> Path:
+def fill_venv(python: Path, comfyui: Path, progress: Progress, extras: Sequence[str]) -> None:
     """Fills `.venv` with torch, the requirements of that ComfyUI, and our extras."""
-    python = ensure_venv(progress)
     ensure_torch(python, progress)
     ensure_requirements(python, comfyui, progress)
     if extras:
         ensure_extras(python, extras, progress)
     ensure_importable(python, progress)
-    return python
 
 
 def check_comfyui(comfyui: Path) -> None:

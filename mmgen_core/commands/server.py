@@ -115,7 +115,7 @@ class Server:
         self._wait_until_it_answers()
 
     def _make_folders(self) -> None:
-        for folder in ("input", "output", "temp", "user", "models", "custom_nodes"):
+        for folder in ("input", "output", "user", "models", "custom_nodes"):
             (self.base / folder).mkdir(parents=True, exist_ok=True)
         if self.isolated or not self.host.has_pack:
             link_pack(self.base / "custom_nodes")
@@ -125,8 +125,9 @@ class Server:
         command += ["--listen", "127.0.0.1", "--port", str(self.port), "--disable-auto-launch"]
         # the nodes of paid services would only make the start slower, and call the network
         command += ["--disable-api-nodes"]
-        for name in ("input", "output", "temp", "user"):
+        for name in ("input", "output", "user"):
             command += [f"--{name}-directory", str(self.base / name)]
+        command += ["--temp-directory", str(self.base)]  # ComfyUI makes a folder temp in it
         database = (self.base / "user" / "comfyui.db").as_posix()
         command += ["--database-url", f"sqlite:///{database}"]
         command += self._pack_arguments()
