@@ -17,7 +17,8 @@ from .environment import (
     succeeds,
 )
 from .host_source import ensure_comfyui, link_pack
-from .places import ROOT, VENV, venv_python
+from .lock import only_one
+from .places import CACHE, ROOT, VENV, venv_python
 from .repair import ensure_importable
 
 NEEDED_MODULES = "import aiohttp, torch, yaml"
@@ -44,9 +45,16 @@ def prepare_host(comfyui: Path | None, progress: Progress, extras: Sequence[str]
     Raises:
         CommandError: a step failed.
     """
-    if comfyui is None:
-        return prepare_own_host(progress, extras)
-    check_comfyui(comfyui)
+    if comfyui is not None:
+        check_comfyui(comfyui)
+    with only_one(CACHE / "setup.lock", progress):
+        if comfyui is None:
+            return prepare_own_host(progress, extras)
+        return prepare_existing_host(comfyui, progress, extras)
+
+
+def prepare_existing_host(comfyui: Path, progress: Progress, extras: Sequence[str] = ()) -> Host:
+    """A user's ComfyUI as it is; our `.venv` joins in for tests, or if it has no interpreter."""
     python = find_python(comfyui)
     if extras or python is None:
         own = ensure_venv(progress)
