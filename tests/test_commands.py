@@ -375,6 +375,13 @@ def test_only_missing_files_may_be_skipped(kinds, missing):
     assert error.missing_files is missing
 
 
+def test_unknown_node_is_named_by_its_type():
+    extra = {"node_id": "4", "class_type": "MMGenNew", "node_title": "My title"}
+    error = {"message": "Node 'My title' not found.", "details": "", "extra_info": extra}
+    body = json.dumps({"error": error, "node_errors": {}}).encode()
+    assert str(_refusal(body, 400)) == "node 4 (MMGenNew): Node 'My title' not found."
+
+
 def test_refusal_without_json_still_says_something():
     assert "status 500" in str(_refusal(b"500 Internal Server Error", 500))
 

@@ -22,6 +22,7 @@ from .console import CommandError
 from .environment import succeeds
 from .host import Host
 from .host_source import link_pack
+from .places import COMFYUI
 
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
@@ -110,10 +111,16 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+                env={**os.environ, **self._variables()},
                 **_own_group(),
             )
         self._wait_until_it_answers()
+
+    def _variables(self) -> dict[str, str]:
+        variables = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+        if self.host.comfyui != COMFYUI:
+            variables["PYTHONDONTWRITEBYTECODE"] = "1"  # not even that goes into a user's install
+        return variables
 
     def _make_folders(self) -> None:
         for folder in ("input", "output", "user", "models", "custom_nodes"):
