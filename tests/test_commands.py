@@ -151,6 +151,15 @@ def test_interrupted_install_is_repeated(tmp_path, monkeypatch):
         environment.ensure_installed(*words, "first", Progress())
 
 
+def test_half_installed_package_does_not_count(tmp_path):
+    for name in ("whole-1.0.dist-info", "half-1.0.dist-info"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "METADATA").write_bytes(b"")
+    (tmp_path / "whole-1.0.dist-info" / "INSTALLER").write_bytes(b"pip")
+    environment.drop_half_installed(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["whole-1.0.dist-info"]
+
+
 def test_failed_step_shows_its_log(tmp_path, capsys):
     log = tmp_path / "step.log"
     code = "import sys; print('the reason'); sys.exit(3)"
