@@ -25,15 +25,19 @@ from mmgen_core.tokenizers.autoencoder import AutoencoderParams
 from mmgen_core.tokenizers.multiscale_vq import PUBLISHED_SCALES, MultiScaleVQ, MultiScaleVQParams
 
 from .common import machine, peak_bytes, say, spread, table, time_in_turns
+from .var_growth import measure
 from .var_plain import plain_generate
 
 SAMPLING = ScaleSampling(guidance=4.0, top_k=900, top_p=0.95)
 CLASSES = [980, 437, 22, 562]
 
 
-def random_weights(depth: int, side: int) -> tuple[dict, dict]:
-    """Transformer and tokenizer tensors in the published layout, at the published sizes."""
+def random_weights(depth: int, side: int, scale_count: int | None = None) -> tuple[dict, dict]:
+    """Transformer and tokenizer tensors in the published layout, at the published sizes; a
+    smaller ``scale_count`` leaves out the coarsest scales but the first."""
     scales, shared = PUBLISHED_SCALES[side], depth == 36
+    if scale_count is not None:
+        scales = scales[:1] + scales[len(scales) - scale_count + 1 :]
     autoencoder = AutoencoderParams(160, (1, 1, 2, 2, 4), 2, 32)
     vq_params = MultiScaleVQParams(autoencoder, 4096, scales=scales)
     params = ScaleTransformerParams(
@@ -118,6 +122,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     device = torch.device(args.device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    if args.growth:
+        measure(
+            lambda depth, count: ours(
+                random_weights(depth, args.side, count), torch.float32, device
+            ),
+            device,
+            args.repeats,
+            args.growth,
+        )
+        return 0
     classes = (CLASSES * args.batch)[: args.batch]
     tensors = random_weights(args.depth, args.side)
     weights = sum(t.numel() for part in tensors for k, t in part.items()) * 4
@@ -151,6 +165,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peer", metavar="DIR", help="a checkout of FoundationVision/VAR")
+    parser.add_argument(
+        "--growth", type=Path, metavar="PNG", help="instead: time over depth, batch, scales; plot"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
 
