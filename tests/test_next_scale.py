@@ -83,6 +83,15 @@ def test_everything_kept_returns_the_start_picture(pair):
     torch.testing.assert_close(tokenizer.decode(same), tokenizer.decode(start))
 
 
+def test_a_smooth_picture_can_be_started_from(pair):
+    """Its ids do not describe it; kept scales come from the code map that it decodes to."""
+    model, tokenizer = pair
+    smooth = generate(model, tokenizer, [2], 5, ScaleSampling(2.0, 20, 0.9, smooth=True))
+    again = generate(model, tokenizer, [2], 9, SAMPLING, start=smooth, keep_scales=4)
+    nearest, _ = tokenizer.quantize.encode(smooth.features, smooth.sizes)
+    assert all(torch.equal(a, b) for a, b in zip(again.ids, nearest, strict=True))
+
+
 def test_progress_and_stop(pair):
     steps = []
 

@@ -81,13 +81,13 @@ def generate(
     if noise is None:
         counts = params.tokens_per_scale
         noise = exponential_noise(seed, len(classes), counts, params.vocab, 1 + sampling.smooth)
+    noise = [tuple(q.to(device) for q in scale) for scale in noise]
     guided = sampling.guidance > 0
     rows = classes + [params.classes] * len(classes) * guided
     condition = model.condition(torch.tensor(rows, device=device))
     run = _Run(model, tokenizer, condition, sampling, len(classes), device)
     for scale in range(len(params.scales)):
-        drawn = tuple(q.to(device, non_blocking=True) for q in noise[scale])
-        run.step(scale, drawn, forced[scale])
+        run.step(scale, noise[scale], forced[scale])
         if on_step is not None:
             on_step(sum(params.tokens_per_scale[: scale + 1]), params.tokens, run.f_hat)
     return run.result()
@@ -188,8 +188,11 @@ def forced_tokens(
             raise ValueError("keep_scales needs start tokens to keep scales of.")
         return [None] * len(scales)
     check_start(start, tokenizer, scales, keep_scales, batch)
+    ids_per_scale = start.ids
+    if start.features is not None:  # mixed codes: the ids nearest to them, not those drawn
+        ids_per_scale, _ = tokenizer.quantize.encode(start.features.to(device), start.sizes)
     forced = []
-    for scale, ids in enumerate(start.ids):
+    for scale, ids in enumerate(ids_per_scale):
         keep = keep_map(start.mask, scales[scale], scale < keep_scales).expand(batch, -1, -1)
         ids = ids.to(device).expand(batch, -1, -1)
         forced.append((ids, tokenizer.quantize.lookup(ids), keep.to(device)))
