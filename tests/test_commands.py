@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -85,24 +86,41 @@ def test_unknown_names_list_the_known_ones(command, name, capsys):
     assert "there are:" in capsys.readouterr().err
 
 
-def test_bench_passes_its_arguments_on(tmp_path, monkeypatch):
+def test_bench_passes_its_arguments_on(tmp_path):
     pytest.importorskip("torch")
+    # a small repository: the real command line, with a benchmark that says what it was given
     (tmp_path / "benchmarks").mkdir()
-    script = "def main(argv):\n    return argv == ['--peer', 'DIR', '-h'] and 7\n"
+    shutil.copytree(ROOT / "mmgen_core" / "commands", tmp_path / "mmgen_core" / "commands")
+    for name in ("__init__.py", "__main__.py"):
+        shutil.copyfile(ROOT / "mmgen_core" / name, tmp_path / "mmgen_core" / name)
+    script = "\ndef main(argv):\n    return argv == ['--peer', 'DIR', '-h'] and 7\n"
     (tmp_path / "benchmarks" / "fast.py").write_text(script, encoding="utf-8")
-    monkeypatch.setattr("mmgen_core.commands.library.ROOT", tmp_path)
-    assert main(["bench", "fast", "--peer", "DIR", "-h"]) == 7
+    words = [sys.executable, "-m", "mmgen_core", "bench", "fast", "--peer", "DIR", "-h"]
+    assert subprocess.run(words, cwd=tmp_path).returncode == 7
 
 
-def test_inspect_ends_with_one_line(tmp_path, capsys):
+@pytest.mark.parametrize("command", [["inspect"], ["convert"]])
+@pytest.mark.parametrize("exists", [True, False])
+def test_unusable_checkpoint_is_one_line(command, exists, tmp_path, capsys):
     pytest.importorskip("torch")
-    pytest.importorskip("mmgen_core.checkpoints")
     path = tmp_path / "no.safetensors"
-    path.write_bytes(b"not a checkpoint")
-    assert main(["inspect", str(path)]) == 1
+    if exists:
+        path.write_bytes(b"not a checkpoint")
+    targets = [str(tmp_path / "new.safetensors")] if command == ["convert"] else []
+    assert main([*command, str(path), *targets]) == 1
     error = capsys.readouterr().err
     assert error.startswith("mmgen: error: ")
+    assert path.name in error
     assert error.count("\n") == 1
+
+
+def test_inspect_prints_a_table(capsys):
+    pytest.importorskip("torch")
+    path = ROOT / "tests" / "golden" / "var" / "vae_f16" / "weights.safetensors"
+    assert main(["inspect", str(path)]) == 0
+    rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert rows["file"].strip() == str(path)
+    assert len(rows) > 5
 
 
 # ---- steps and logs
