@@ -1,20 +1,12 @@
-"""Class names of class-conditional models, and finding a class by a part of its name."""
+"""Finding a class of a class-conditional model by its name or a part of it."""
 
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 NO_CLASS = -1
 _SHOWN = 12
-
-
-def imagenet_names() -> list[str]:
-    """The 1000 ImageNet class names in label order (torchvision's list, read at each call)."""
-    path = Path(__file__).parent / "data" / "imagenet_classes.json"
-    return json.loads(path.read_text(encoding="utf-8"))["names"]
 
 
 def find_class(names: Sequence[str], query: str) -> int:
