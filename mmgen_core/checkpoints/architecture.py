@@ -1,0 +1,118 @@
+"""An architecture that files are recognised as, and the strict loading of its tensors."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .files import Checkpoint, CheckpointError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One kind of module and the published key layout of its files.
+
+    Attributes:
+        name: as shown to users, "VAR transformer".
+        kind: what loads it: "scale model" or "image tokenizer".
+        recognise: (shapes, config, tensors) to params, or None if the file is another thing.
+            Values are looked at only where shapes and config leave a question.
+        module: class taking (params, dtype, device, operations).
+        convert: published tensors to the module's state dict; pure tensor code.
+        publish: the way back, for models trained here.
+        ignored: glob patterns of file keys that carry nothing at inference, with the reason.
+        fingerprint: for tokenizers, names the codebook of a state dict.
+    """
+
+    name: str
+    kind: str
+    recognise: Callable[[Shapes, dict[str, Any], Mapping[str, Tensor]], Any | None]
+    module: type[nn.Module]
+    convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    publish: Callable[[Mapping[str, Tensor], Any], dict[str, Tensor]]
+    licence: str
+    origin: str
+    ignored: dict[str, str] = field(default_factory=dict)
+    fingerprint: Callable[[Mapping[str, Tensor]], str] | None = None
+
+    def is_ignored(self, key: str) -> bool:
+        return any(fnmatch.fnmatchcase(key, pattern) for pattern in self.ignored)
+
+    def state_dict(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.convert({k: v for k, v in tensors.items() if not self.is_ignored(k)})
+
+
+@dataclass(frozen=True)
+class Match:
+    architecture: Architecture
+    params: Any
+
+
+def load_state(
+    module: nn.Module,
+    match: Match,
+    checkpoint: Checkpoint,
+    assign: bool = True,
+    dtypes: Mapping[str, torch.dtype] | None = None,
+) -> None:
+    """Fill a module; every tensor must be there, nothing may be left over, shapes must agree.
+
+    Args:
+        assign: take the file's tensors over instead of copying them into the module's.
+        dtypes: cast tensors to these first, by name.
+
+    Raises:
+        CheckpointError: names the file and the first offending keys.
+    """
+    state = match.architecture.state_dict(checkpoint.tensors)
+    where = f"{checkpoint.path.name} ({match.architecture.name})"
+    if dtypes is not None:
+        state = {name: tensor.to(dtypes.get(name)) for name, tensor in state.items()}
+    try:
+        missing, unexpected = module.load_state_dict(state, strict=False, assign=assign)
+    except RuntimeError as error:
+        raise CheckpointError(f"{where} does not fit: {error}") from error
+    for problem, keys in (("lacks", missing), ("has unknown", unexpected)):
+        if keys:
+            raise CheckpointError(
+                f"{where} {problem} {len(keys)} tensors: {', '.join(sorted(keys)[:5])}"
+                f"{' ...' if len(keys) > 5 else ''}. The file is incomplete or of another version."
+            )
+    if match.architecture.fingerprint is not None:
+        module.fingerprint = match.architecture.fingerprint(state)
+
+
+def build(
+    match: Match,
+    checkpoint: Checkpoint,
+    operations: Any = nn,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> nn.Module:
+    """A ready module without ComfyUI.
+
+    Args:
+        dtype: of weights and arithmetic; by default that of the file. Parts that must stay
+            fp32 (quantisers) do.
+    """
+    if dtype is None:
+        dtype = next(t.dtype for t in checkpoint.tensors.values() if t.is_floating_point())
+    module = match.architecture.module(match.params, dtype, "meta", operations)
+    dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+    load_state(module, match, checkpoint, dtypes=dtypes)
+    return module.to(device).eval().requires_grad_(False)
+
+
+def first_bad_weight(module: nn.Module) -> str | None:
+    """Name of the first parameter that holds a NaN or an infinity, if any."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
+            return name
+    return None

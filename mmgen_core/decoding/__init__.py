@@ -1,0 +1,1 @@
+"""Engines that turn a condition into image tokens."""

@@ -1,0 +1,49 @@
+"""Keys and values of a run, in buffers allocated once and written in place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """Buffers [layers, rows, heads, capacity, head size]; the host knows the fill, so neither
+    a mask nor a copy nor a synchronisation is needed as it grows."""
+
+    def __init__(
+        self,
+        layers: int,
+        rows: int,
+        heads: int,
+        capacity: int,
+        head_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
+        shape = (layers, rows, heads, capacity, head_size)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
+        self.length = 0
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor, int]:
+        """One layer's key and value buffers and the number of positions already filled."""
+        return self.keys[index], self.values[index], self.length
+
+    def advance(self, count: int) -> None:
+        """Called once all layers have written ``count`` new positions."""
+        self.length += count
+
+    @staticmethod
+    def write(layer: tuple[Tensor, Tensor, int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append k, v [R, H, n, D] and return views of all positions up to and with them."""
+        keys, values, start = layer
+        end = start + k.shape[2]
+        keys[:, :, start:end] = k
+        values[:, :, start:end] = v
+        return keys[:, :, :end], values[:, :, :end]
+
+    @staticmethod
+    def nbytes(
+        layers: int, rows: int, heads: int, capacity: int, head_size: int, dtype: torch.dtype
+    ) -> int:
+        return 2 * layers * rows * heads * capacity * head_size * dtype.itemsize

@@ -1,0 +1,1 @@
+"""Image tokenizers: pictures to ids and back."""
