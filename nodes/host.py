@@ -150,7 +150,9 @@ def quantising(match: Match, module: nn.Module, algorithm: str) -> Match:
     layout = comfy.quant_ops.get_layout_class(
         comfy.quant_ops.QUANT_ALGOS[algorithm]["comfy_tensor_layout"]
     )
-    note = torch.frombuffer(bytearray(json.dumps({"format": algorithm}).encode()), dtype=torch.uint8)
+    note = torch.frombuffer(
+        bytearray(json.dumps({"format": algorithm}).encode()), dtype=torch.uint8
+    )
 
     def convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         state = match.architecture.convert(tensors)
@@ -199,9 +201,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The host's safetensors reader (its dynamic VRAM streams from the file slices it keeps)."""
     if path.suffix != ".safetensors":
         return read_file(path)
-    tensors, metadata = comfy.utils.load_torch_file(
-        str(path), safe_load=True, return_metadata=True
-    )
+    tensors, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     return tensors, metadata or {}
 
 

@@ -59,7 +59,14 @@ class ScaleSampler(io.ComfyNode):
             category="mmgen/sampling",
             description="Draws pictures of a class with a next-scale model, one pass per scale; "
             "can begin from, vary or edit the tokens of a picture.",
-            search_aliases=["var", "sampler", "next-scale", "imagenet", "class to image", "inpaint"],
+            search_aliases=[
+                "var",
+                "sampler",
+                "next-scale",
+                "imagenet",
+                "class to image",
+                "inpaint",
+            ],
             inputs=[*_what(), *_how(), *_start()],
             outputs=[
                 Tokens.Output(

@@ -112,7 +112,9 @@ class SaveTokens(io.ComfyNode):
     def execute(cls, tokens: ImageTokens, filename_prefix: str) -> io.NodeOutput:
         path, name = host.new_tokens_path(filename_prefix)
         tokens.save(path)
-        return io.NodeOutput(ui=ui.PreviewText(f"{name}: {tokens.batch} pictures, {tokens.codebook}"))
+        return io.NodeOutput(
+            ui=ui.PreviewText(f"{name}: {tokens.batch} pictures, {tokens.codebook}")
+        )
 
 
 class LoadTokens(io.ComfyNode):
