@@ -132,7 +132,7 @@ def _what() -> list[io.Input]:
             max=MAX_SEED,
             control_after_generate=True,
             tooltip="Seed of the first picture; picture i of a batch equals a single run with "
-            "seed + i, on every device.",
+            "seed + i. The random numbers do not depend on the device.",
         ),
     ]
 

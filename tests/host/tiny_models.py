@@ -15,7 +15,7 @@ from mmgen_core.tokenizers.autoencoder import AutoencoderParams
 from mmgen_core.tokenizers.multiscale_vq import MultiScaleVQ, MultiScaleVQParams
 
 SCALES = (1, 2, 3, 4, 6, 8)
-CLASSES = ("red apple", "green apple", "volcano", "cat face", "cat", "teacup")
+CLASSES = ("smiling face", "sad face", "heart", "moon", "flower", "tree", "cat", "fish")
 TOKENIZER, MODEL = "mmgen_demo_vae.safetensors", "mmgen_demo_var.safetensors"
 
 
