@@ -116,11 +116,13 @@ class _Run:
         self.f_hat = torch.zeros(batch, p.code_channels, side, side, device=device)
         self.codebook = tokenizer.quantize.codebook(device)
         self.ids: list[Tensor] = []
+        self.logit_sum = torch.zeros((), device=device)  # NaN once any logit was; read at the end
 
     def step(self, scale: int, noise: tuple[Tensor, ...], forced: tuple | None) -> None:
         """One scale: logits, guidance, draw, forced tokens, code map."""
         side, scales = self.model.params.scales[scale], self.model.params.scales
         logits = self.guided(self.logits(scale), scale)
+        self.logit_sum += logits.sum()
         logits = filter_logits(logits, self.sampling.top_k, self.sampling.top_p)
         ids = draw(logits, noise[0])
         h = self.codes(ids, logits, noise, scale)
@@ -164,7 +166,7 @@ class _Run:
         return gumbel_mixture(logits * (1 + ramp), noise[1], temperature) @ self.codebook
 
     def result(self) -> ImageTokens:
-        if not torch.isfinite(self.f_hat).all():
+        if not torch.isfinite(self.logit_sum + self.f_hat.sum()):
             raise ValueError(non_finite_message(self.model, self.tokenizer))
         features = self.f_hat.cpu() if self.sampling.smooth else None
         ids = tuple(ids.cpu() for ids in self.ids)
