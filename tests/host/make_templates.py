@@ -201,9 +201,7 @@ def edit(
         mask=masked[1],
     )
     t.add("PreviewImage", (1400, 330), "Source picture", (260, 300), images=picture[0])
-    t.add(
-        "SaveImage", (1700, 0), size=(420, 480), images=pasted[0], filename_prefix=f"mmgen/{t.name}"
-    )
+    t.add("SaveImage", (1700, 0), size=(420, 480), images=pasted[0], filename_prefix=f"mmgen/{t.name}")
     t.group("Redraw", [1040, -80, 320, 720], "#88A")
 
 
@@ -281,20 +279,12 @@ def variation() -> Template:
     )
     result = decode(t, (1100, 0), tokenizer, varied)
     t.add(
-        "SaveImage",
-        (1100, 120),
-        size=(420, 480),
-        images=result[0],
-        filename_prefix=f"mmgen/{t.name}",
+        "SaveImage", (1100, 120), size=(420, 480), images=result[0], filename_prefix=f"mmgen/{t.name}"
     )
     maps = t.add("MMGenViewTokens", (1560, 0), tokens=tokens[0], map_size=128)
     t.add("PreviewImage", (1560, 120), "Code maps of the source", (300, 300), images=maps[0])
     t.add("MMGenSaveTokens", (1560, 460), tokens=tokens[0], filename_prefix="mmgen/tokens")
-    t.add(
-        "MMGenLoadTokens",
-        (1560, 600),
-        tokens_name="mmgen/tokens_00001_.tokens.safetensors [output]",
-    )
+    t.add("MMGenLoadTokens", (1560, 600), tokens_name="mmgen/tokens_00001_.tokens.safetensors [output]")
     t.group("Tokens", [1540, -80, 380, 820], "#88A")
     t.note(MODELS_NOTE, (-460, -40), (420, 430))
     t.note(

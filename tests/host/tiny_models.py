@@ -67,3 +67,5 @@ def write_model(path: Path, seed: int = 1, vocab: int = 64) -> Path:
 def write_pair(folder: Path) -> None:
     write_tokenizer(folder / TOKENIZER)
     write_model(folder / MODEL)
+
+
