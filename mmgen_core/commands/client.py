@@ -76,10 +76,12 @@ class Client:
         """Every node the server has, by id."""
         return self.get("/object_info")
 
-    def submit(self, prompt: dict, **options: object) -> str:
+    def submit(self, prompt: dict, whole: bool = False, **options: object) -> str:
         """Queues an API-format workflow; returns the prompt's id.
 
         Args:
+            whole: refuse a workflow of which ComfyUI would run only some outputs (it leaves out
+                those with a bad input, and calls that a success).
             options: more fields of the request, such as `partial_execution_targets`.
         Raises:
             WorkflowError: the server refused it, with each node's complaint.
@@ -89,7 +91,7 @@ class Client:
             reply = self.post("/prompt", body)
         except urllib.error.HTTPError as error:
             raise _refusal(error.read(), error.code) from error
-        if reply.get("node_errors"):  # ComfyUI would run the other outputs and call it a success
+        if whole and reply["node_errors"]:
             self.cancel(reply["prompt_id"])
             raise _complaint(reply["node_errors"])
         return reply["prompt_id"]
@@ -112,9 +114,9 @@ class Client:
                 raise TimeoutError(f"prompt {prompt_id} not finished after {timeout} s")
             time.sleep(POLL_SECONDS)
 
-    def run(self, prompt: dict, timeout: float | None = None) -> Result:
+    def run(self, prompt: dict, timeout: float | None = None, whole: bool = False) -> Result:
         """`submit` and `wait`."""
-        return self.wait(self.submit(prompt), timeout)
+        return self.wait(self.submit(prompt, whole), timeout)
 
     def download(self, file: OutputFile) -> bytes:
         """The bytes of a file a node left."""

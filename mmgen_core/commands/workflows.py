@@ -56,7 +56,7 @@ def run_workflow(server: Server, path: Path, out: Path, replace: bool) -> list[P
     graph = read_workflow(path)
     provide_inputs(graph, path, server)
     client = server.client
-    result = client.run(graph)
+    result = client.run(graph, whole=True)
     return save_files(client, result, path.stem, out, replace)
 
 

@@ -58,7 +58,7 @@ def test_refused_prompt_names_node_and_input(host):
 def test_half_valid_prompt_is_refused_whole(host):
     bad = {**BLANK["2"], "inputs": {**BLANK["2"]["inputs"], "filename_prefix": ["9", 0]}}
     with pytest.raises(WorkflowError, match=r"node 3 \(SaveImage\)"):
-        host.run({**graph(color=5), "3": bad})
+        host.client.run({**graph(color=5), "3": bad}, whole=True)
     assert host.images(host.run(graph(color=6)))  # and the server goes on
 
 
