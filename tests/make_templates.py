@@ -1,6 +1,6 @@
 """Writes workflows/*.json and workflows/api/*.json from one description of each template.
 
-    python tests/host/make_templates.py http://127.0.0.1:8188
+    python tests/make_templates.py http://127.0.0.1:8188
 
 needs a running ComfyUI with this pack, which says in what order a node has its widgets.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from workflow_forms import inputs_of, is_widget, to_api
 
-WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 URL = "https://huggingface.co/FoundationVision/var"
 FILES = {
     "MMGenLoadScaleModel": [f"var_d{depth}.pth" for depth in (16, 20, 24, 30, 36)],
@@ -201,7 +201,9 @@ def edit(
         mask=masked[1],
     )
     t.add("PreviewImage", (1400, 330), "Source picture", (260, 300), images=picture[0])
-    t.add("SaveImage", (1700, 0), size=(420, 480), images=pasted[0], filename_prefix=f"mmgen/{t.name}")
+    t.add(
+        "SaveImage", (1700, 0), size=(420, 480), images=pasted[0], filename_prefix=f"mmgen/{t.name}"
+    )
     t.group("Redraw", [1040, -80, 320, 720], "#88A")
 
 
@@ -279,12 +281,20 @@ def variation() -> Template:
     )
     result = decode(t, (1100, 0), tokenizer, varied)
     t.add(
-        "SaveImage", (1100, 120), size=(420, 480), images=result[0], filename_prefix=f"mmgen/{t.name}"
+        "SaveImage",
+        (1100, 120),
+        size=(420, 480),
+        images=result[0],
+        filename_prefix=f"mmgen/{t.name}",
     )
     maps = t.add("MMGenViewTokens", (1560, 0), tokens=tokens[0], map_size=128)
     t.add("PreviewImage", (1560, 120), "Code maps of the source", (300, 300), images=maps[0])
     t.add("MMGenSaveTokens", (1560, 460), tokens=tokens[0], filename_prefix="mmgen/tokens")
-    t.add("MMGenLoadTokens", (1560, 600), tokens_name="mmgen/tokens_00001_.tokens.safetensors [output]")
+    t.add(
+        "MMGenLoadTokens",
+        (1560, 600),
+        tokens_name="mmgen/tokens_00001_.tokens.safetensors [output]",
+    )
     t.group("Tokens", [1540, -80, 380, 820], "#88A")
     t.note(MODELS_NOTE, (-460, -40), (420, 430))
     t.note(
