@@ -34,6 +34,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
+    if sys.version_info < (3, 10):  # noqa: UP036 -- a bare Python may be any
+        found = sys.version.split()[0]
+        complain(CommandError(f"mmgen needs Python 3.10 or newer; this is {found}"))
+        return 1
     words = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     arguments, rest = parser.parse_known_args(words)

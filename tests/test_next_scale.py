@@ -83,6 +83,15 @@ def test_everything_kept_returns_the_start_picture(pair):
     torch.testing.assert_close(tokenizer.decode(same), tokenizer.decode(start))
 
 
+def test_a_smooth_picture_can_be_started_from(pair):
+    """Its ids do not describe it; kept scales come from the code map that it decodes to."""
+    model, tokenizer = pair
+    smooth = generate(model, tokenizer, [2], 5, ScaleSampling(2.0, 20, 0.9, smooth=True))
+    again = generate(model, tokenizer, [2], 9, SAMPLING, start=smooth, keep_scales=4)
+    nearest, _ = tokenizer.quantize.encode(smooth.features, smooth.sizes)
+    assert all(torch.equal(a, b) for a, b in zip(again.ids, nearest, strict=True))
+
+
 def test_progress_and_stop(pair):
     steps = []
 
@@ -168,11 +177,20 @@ def test_ties_at_the_border_are_all_kept():
 
 def test_draws_follow_the_distribution():
     """Chi-square over 20,000 draws, 4 degrees of freedom: 18.5 is the 0.1 % point."""
-    logits = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5])
-    q = torch.empty(20000, 5).exponential_(generator=torch.Generator().manual_seed(1))
-    counts = draw(logits.expand(20000, 5), q).bincount(minlength=5)
-    expected = logits.softmax(-1) * 20000
-    assert ((counts - expected) ** 2 / expected).sum() < 18.5
+    logits = torch.tensor([0.0, 1.0, -torch.inf, 2.0, -1.0, 0.5])
+    generator = torch.Generator().manual_seed(1)
+    race = torch.empty(20000, 6).exponential_(generator=generator)
+    uniform = 1 - torch.rand(20000, generator=generator)
+    for noise in (race, uniform):
+        counts = draw(logits.expand(20000, 6), noise).bincount(minlength=6)
+        assert counts[2] == 0
+        expected = logits.softmax(-1)[[0, 1, 3, 4, 5]] * 20000
+        assert ((counts[[0, 1, 3, 4, 5]] - expected) ** 2 / expected).sum() < 18.5
+
+
+def test_extreme_uniforms_never_draw_a_forbidden_code():
+    logits = torch.tensor([-torch.inf, 0.3, -torch.inf, 0.1, -torch.inf]).expand(2, 5)
+    assert draw(logits, torch.tensor([2**-24, 1.0])).tolist() == [1, 3]
 
 
 def test_keep_map_follows_the_notebook():

@@ -85,9 +85,13 @@ class Client:
         """
         body = {"prompt": prompt, "client_id": self.client_id, **options}
         try:
-            return self.post("/prompt", body)["prompt_id"]
+            reply = self.post("/prompt", body)
         except urllib.error.HTTPError as error:
             raise _refusal(error.read(), error.code) from error
+        if reply.get("node_errors"):  # ComfyUI would run the other outputs and call it a success
+            self.cancel(reply["prompt_id"])
+            raise _complaint(reply["node_errors"])
+        return reply["prompt_id"]
 
     def wait(self, prompt_id: str, timeout: float | None = None) -> Result:
         """Waits for a queued prompt.
@@ -134,6 +138,11 @@ class Client:
     def interrupt(self) -> None:
         """Asks the server to stop the running prompt."""
         self.post("/interrupt", {})
+
+    def cancel(self, prompt_id: str) -> None:
+        """Takes a prompt out of the queue, or stops it if it runs already."""
+        self.post("/queue", {"delete": [prompt_id]})
+        self.post("/interrupt", {"prompt_id": prompt_id})
 
     def free(self) -> None:
         """Unloads every model and drops cached results."""
@@ -187,12 +196,18 @@ def _refusal(body: bytes, code: int) -> WorkflowError:
         error, nodes = reply["error"], reply.get("node_errors") or {}
     except (ValueError, KeyError, TypeError):
         return WorkflowError(f"the server refused it with status {code}")
+    if nodes:
+        return _complaint(nodes)
+    extra = error.get("extra_info") or {}
+    where = f"node {extra['node_id']} ({extra['class_type']}): " if "class_type" in extra else ""
+    return WorkflowError(f"{where}{error['message']} {error.get('details') or ''}".strip())
+
+
+def _complaint(nodes: dict[str, dict]) -> WorkflowError:
     complaints, kinds = [], set()
     for node, found in nodes.items():
         for complaint in found["errors"]:
             text = f"{complaint['message']}: {complaint['details']}"
             complaints.append(f"node {node} ({found['class_type']}): {text}")
             kinds.add(complaint["type"])
-    if not complaints:
-        complaints = [f"{error['message']} {error.get('details') or ''}".strip()]
     return WorkflowError("; ".join(complaints), missing_files=kinds == {"value_not_in_list"})

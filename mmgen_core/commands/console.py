@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 LAST_LINES = 15
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 HEARTBEAT_SECONDS = 20.0
 
 
@@ -47,7 +49,8 @@ def complain(error: CommandError) -> None:
 
 def last_lines(log: Path, count: int = LAST_LINES) -> list[str]:
     """The last non-empty lines of a log file."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    text = COLOURS.sub("", log.read_text(encoding="utf-8", errors="replace"))
+    lines = text.replace("\r", "\n").splitlines()
     return [line.rstrip() for line in lines if line.strip()][-count:]
 
 

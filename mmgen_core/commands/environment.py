@@ -140,9 +140,26 @@ def ensure_installed(
 
 def pip_install(python: Path, arguments: Sequence[str], name: str, progress: Progress) -> None:
     """`pip install` with its output in a log of that name."""
+    drop_half_installed(site_packages(python))
     command = [python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
     log = LOGS / f"{name}.log"
     run_logged([*command, *arguments], log, progress, f"installing {name} failed")
+
+
+def drop_half_installed(packages: Path) -> None:
+    """Forgets packages whose installation was interrupted; pip would take them for installed.
+
+    pip writes INSTALLER after all of a wheel's own files.
+    """
+    for info in packages.glob("*.dist-info"):
+        if not (info / "INSTALLER").is_file():
+            shutil.rmtree(info)
+
+
+def site_packages(python: Path) -> Path:
+    """The folder that interpreter installs packages into."""
+    command = [str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
+    return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
 
 
 def succeeds(python: Path, code: str) -> bool:

@@ -17,7 +17,8 @@ from .environment import (
     succeeds,
 )
 from .host_source import ensure_comfyui, link_pack
-from .places import ROOT, VENV, venv_python
+from .lock import only_one
+from .places import CACHE, ROOT, VENV, venv_python
 from .repair import ensure_importable
 
 NEEDED_MODULES = "import aiohttp, torch, yaml"
@@ -44,12 +45,20 @@ def prepare_host(comfyui: Path | None, progress: Progress, extras: Sequence[str]
     Raises:
         CommandError: a step failed.
     """
-    if comfyui is None:
-        return prepare_own_host(progress, extras)
-    check_comfyui(comfyui)
+    if comfyui is not None:
+        check_comfyui(comfyui)
+    with only_one(CACHE / "setup.lock", progress):
+        if comfyui is None:
+            return prepare_own_host(progress, extras)
+        return prepare_existing_host(comfyui, progress, extras)
+
+
+def prepare_existing_host(comfyui: Path, progress: Progress, extras: Sequence[str] = ()) -> Host:
+    """A user's ComfyUI as it is; our `.venv` joins in for tests, or if it has no interpreter."""
     python = find_python(comfyui)
     if extras or python is None:
-        own = prepare_venv(comfyui, progress, extras)
+        own = ensure_venv(progress)
+        fill_venv(own, comfyui, progress, extras)
         python = python or own
     progress.step(f"ComfyUI: using {comfyui} with {python}")
     return Host(comfyui, python, has_pack=contains_pack(comfyui / "custom_nodes"))
@@ -59,20 +68,18 @@ def prepare_own_host(progress: Progress, extras: Sequence[str] = ()) -> Host:
     """Our ComfyUI in `.comfyui`, our environment in `.venv`, this pack linked into the first."""
     python = ensure_venv(progress)
     comfyui = ensure_comfyui(python, progress)
-    prepare_venv(comfyui, progress, extras)
+    fill_venv(python, comfyui, progress, extras)
     link_pack(comfyui / "custom_nodes")
     return Host(comfyui, python, has_pack=True)
 
 
-def prepare_venv(comfyui: Path, progress: Progress, extras: Sequence[str]) -> Path:
+def fill_venv(python: Path, comfyui: Path, progress: Progress, extras: Sequence[str]) -> None:
     """Fills `.venv` with torch, the requirements of that ComfyUI, and our extras."""
-    python = ensure_venv(progress)
     ensure_torch(python, progress)
     ensure_requirements(python, comfyui, progress)
     if extras:
         ensure_extras(python, extras, progress)
     ensure_importable(python, progress)
-    return python
 
 
 def check_comfyui(comfyui: Path) -> None:

@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from .console import CommandError, say
@@ -27,12 +26,12 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="FAMILY", help=_choices(ROOT / "benchmarks"))
+    parser.add_argument("name", metavar="FAMILY", help=", ".join(_names("benchmarks")))
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its own arguments")
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="RECIPE", help=_choices(ROOT / "mmgen_core" / "training"))
+    parser.add_argument("name", metavar="RECIPE", help=", ".join(_names("mmgen_core.training")))
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its own arguments")
 
 
@@ -62,7 +61,7 @@ def run_again(python: Path, arguments: list[str]) -> int:
 
 def run_inspect(arguments: argparse.Namespace) -> int:
     """Prints what the checkpoint is, one line per fact."""
-    checkpoints = importlib.import_module("mmgen_core.checkpoints")
+    checkpoints = importlib.import_module("mmgen_core.checkpoints.convert")
     try:
         facts = checkpoints.describe(str(arguments.file))
     except (checkpoints.CheckpointError, OSError) as error:
@@ -75,7 +74,7 @@ def run_inspect(arguments: argparse.Namespace) -> int:
 
 def run_convert(arguments: argparse.Namespace) -> int:
     """Writes the checkpoint anew as safetensors."""
-    checkpoints = importlib.import_module("mmgen_core.checkpoints")
+    checkpoints = importlib.import_module("mmgen_core.checkpoints.convert")
     try:
         checkpoints.convert_checkpoint(str(arguments.source), str(arguments.target))
     except (checkpoints.CheckpointError, OSError) as error:
@@ -86,33 +85,26 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
 def run_bench(arguments: argparse.Namespace) -> int:
     """Hands over to benchmarks/<family>.py."""
-    path = _script(ROOT / "benchmarks", arguments.name, "benchmark")
-    spec = importlib.util.spec_from_file_location(f"mmgen_benchmark_{arguments.name}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module.main(arguments.rest) or 0
+    return _run_main("benchmarks", arguments)
 
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Hands over to mmgen_core/training/<recipe>.py."""
-    _script(ROOT / "mmgen_core" / "training", arguments.name, "recipe")
-    module = importlib.import_module(f"mmgen_core.training.{arguments.name}")
-    if not hasattr(module, "main"):
-        raise CommandError(f"mmgen_core/training/{arguments.name}.py is no recipe: it has no main")
-    return module.main(arguments.rest) or 0
+    return _run_main("mmgen_core.training", arguments)
 
 
-def _script(folder: Path, name: str, what: str) -> Path:
-    path = folder / f"{name}.py"
-    if not name.isidentifier() or name.startswith("_") or not path.is_file():
-        raise CommandError(f"no {what} named {name!r}; there are: {_choices(folder)}")
-    return path
+def _run_main(package: str, arguments: argparse.Namespace) -> int:
+    names = _names(package)
+    if arguments.name not in names:
+        known = ", ".join(names) or "none yet"
+        raise CommandError(f"{package} has no {arguments.name!r}; there are: {known}")
+    return importlib.import_module(f"{package}.{arguments.name}").main(arguments.rest) or 0
 
 
-def _choices(folder: Path) -> str:
-    names = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
-    return ", ".join(names) or "none yet"
+def _names(package: str) -> list[str]:
+    """The modules of a package that can be run: those with a main; none is imported for this."""
+    files = ROOT.joinpath(*package.split(".")).glob("[!_]*.py")
+    return sorted(p.stem for p in files if "\ndef main(" in p.read_text(encoding="utf-8"))
 
 
 def _text(value: object) -> str:

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from . import stamps
 from .console import CommandError, Progress
-from .environment import STAMPS, package_version, torch_version
+from .environment import STAMPS, package_version, site_packages, torch_version
 from .places import LOGS
 
 HOOK_SOURCE = Path(__file__).with_name("torchvision_hook.py")
 HOOK_MODULE = "mmgen_torchvision_hook"
-PURELIB = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
 
 
 def ensure_importable(python: Path, progress: Progress) -> None:
@@ -79,9 +78,3 @@ def remove_torchaudio_libraries(python: Path) -> None:
     folder = site_packages(python) / "torchaudio" / "lib"
     for library in [*folder.glob("*.so"), *folder.glob("*.pyd")]:
         library.unlink()
-
-
-def site_packages(python: Path) -> Path:
-    """The folder that interpreter installs packages into."""
-    command = [str(python), "-c", PURELIB]
-    return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())

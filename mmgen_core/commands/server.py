@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from .console import CommandError
 from .environment import succeeds
 from .host import Host
 from .host_source import link_pack
+from .places import COMFYUI
 
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
@@ -109,13 +111,19 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+                env={**os.environ, **self._variables()},
                 **_own_group(),
             )
         self._wait_until_it_answers()
 
+    def _variables(self) -> dict[str, str]:
+        variables = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+        if self.host.comfyui != COMFYUI:
+            variables["PYTHONDONTWRITEBYTECODE"] = "1"  # not even that goes into a user's install
+        return variables
+
     def _make_folders(self) -> None:
-        for folder in ("input", "output", "temp", "user", "models", "custom_nodes"):
+        for folder in ("input", "output", "user", "models", "custom_nodes"):
             (self.base / folder).mkdir(parents=True, exist_ok=True)
         if self.isolated or not self.host.has_pack:
             link_pack(self.base / "custom_nodes")
@@ -125,8 +133,9 @@ class Server:
         command += ["--listen", "127.0.0.1", "--port", str(self.port), "--disable-auto-launch"]
         # the nodes of paid services would only make the start slower, and call the network
         command += ["--disable-api-nodes"]
-        for name in ("input", "output", "temp", "user"):
+        for name in ("input", "output", "user"):
             command += [f"--{name}-directory", str(self.base / name)]
+        command += ["--temp-directory", str(self.base)]  # ComfyUI makes a folder temp in it
         database = (self.base / "user" / "comfyui.db").as_posix()
         command += ["--database-url", f"sqlite:///{database}"]
         command += self._pack_arguments()
@@ -160,7 +169,7 @@ class Server:
         try:
             with urllib.request.urlopen(f"{self.address}/features", timeout=5) as reply:
                 return reply.status == 200
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return False
 
     def stop(self) -> None:

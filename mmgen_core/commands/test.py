@@ -35,7 +35,14 @@ def run(arguments: argparse.Namespace) -> int:
         "MMGEN_PYTHON": str(host.python),
         "MMGEN_BROWSER": str(browser or ""),
     }
-    command = [str(venv_python()), "-m", "pytest", "--import-mode=importlib", *arguments.rest]
+    command = [
+        str(venv_python()),
+        "-m",
+        "pytest",
+        "--import-mode=importlib",
+        "-rs",
+        *arguments.rest,
+    ]
     status = _run_pytest(command, {**os.environ, **variables})
     if browser is None:
         say(NO_BROWSER)

@@ -85,11 +85,18 @@ def save_files(client: Client, result: Result, stem: str, out: Path, replace: bo
     """Downloads what the nodes saved; previews only when nothing was saved."""
     saved = [file for file in result.files if file.kind == "output"] or result.files
     out.mkdir(parents=True, exist_ok=True)
-    return [_save(client.download(file), out / _name(stem, file), replace) for file in saved]
+    written = []
+    for number, file in enumerate(saved, 1):
+        path = out / _name(stem, file, number)
+        written.append(_save(client.download(file), path, replace))
+    return written
 
 
-def _name(stem: str, file: OutputFile) -> str:
-    return f"{stem}-{file.node.replace(':', '_')}-{file.filename}"
+def _name(stem: str, file: OutputFile, number: int) -> str:
+    """The same name in every run: a preview's own name is random."""
+    own = PurePosixPath(file.filename)
+    middle = file.node.replace(":", "_") if file.kind == "temp" else own.stem.rstrip("_")
+    return f"{stem}-{middle}{f'-{number:02}' if file.kind == 'temp' else ''}{own.suffix}"
 
 
 def _save(data: bytes, path: Path, replace: bool) -> Path:

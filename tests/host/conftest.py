@@ -172,7 +172,9 @@ def host() -> Iterator[RunningHost]:
     # a terminated pytest would leave the server running; ended like Ctrl-C it cleans up
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with Server(found, LOGS / "test-server.log", isolated=True) as server:
+        previews = ["--preview-method", "auto"]  # ComfyUI's default is none
+        log = LOGS / "test-server.log"
+        with Server(found, log, isolated=True, arguments=previews) as server:
             (server.models / "mmgen").mkdir(exist_ok=True)
             yield RunningHost(server)
     except CommandError as error:

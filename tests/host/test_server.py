@@ -55,6 +55,20 @@ def test_refused_prompt_names_node_and_input(host):
         host.run(graph(width=-5))
 
 
+def test_half_valid_prompt_is_refused_whole(host):
+    bad = {**BLANK["2"], "inputs": {**BLANK["2"]["inputs"], "filename_prefix": ["9", 0]}}
+    with pytest.raises(WorkflowError, match=r"node 3 \(SaveImage\)"):
+        host.run({**graph(color=5), "3": bad})
+    assert host.images(host.run(graph(color=6)))  # and the server goes on
+
+
+def test_failing_node_is_named_with_its_error(host):
+    (host.input_dir / "broken.png").write_bytes(b"no picture")
+    load = {"class_type": "LoadImage", "inputs": {"image": "broken.png"}, "_meta": {"title": "x"}}
+    with pytest.raises(WorkflowError, match=r"^node 1 \(LoadImage\): .*UnidentifiedImageError"):
+        host.run({"1": load, "2": BLANK["2"]})
+
+
 def test_uploaded_picture_can_be_loaded(host, tmp_path):
     picture = tmp_path / "orange.png"
     picture.write_bytes(host.images(host.run(graph(color=4)))[0])

@@ -1,0 +1,1 @@
+"""Recipes of the bundled demo models: the data, the objectives, the loops. Plain torch."""

@@ -1,0 +1,146 @@
+"""What both recipes share: the budget of a run, its schedule, averaged weights, resumable state."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--minutes", type=float, default=30.0, help="training time; ends the run")
+    parser.add_argument("--steps", type=int, help="train this many steps, however long they take")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--cache", default=".cache/drawings", help="where the drawings are kept")
+    parser.add_argument("--runs", default=".cache/runs", help="where unfinished runs are kept")
+    parser.add_argument("--out", default="models", help="where the finished model goes")
+    parser.add_argument("--fresh", action="store_true", help="ignore an unfinished run")
+
+
+def start(args: argparse.Namespace) -> torch.device:
+    """Seeds, threads and log format of a run; the device it uses."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    torch.manual_seed(args.seed)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.device != "auto":
+        return torch.device(args.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass
+class Budget:
+    """How far a run is: by steps when they are given, by training time otherwise."""
+
+    minutes: float
+    steps: int | None
+    step: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._last = time.monotonic()
+
+    @property
+    def progress(self) -> float:
+        """0 at the start, 1 when the budget is spent."""
+        part = self.step / self.steps if self.steps else self.seconds / (60 * self.minutes)
+        return min(1.0, part)
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        self.step += 1
+        self.seconds += now - self._last
+        self._last = now
+
+
+def one_cycle(progress: float, peak: float, warm: float = 0.05, floor: float = 0.01) -> float:
+    """Learning rate: a linear rise over the first `warm` of the run, then a cosine fall."""
+    if progress < warm:
+        return peak * (0.02 + 0.98 * progress / warm)
+    fall = 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
+    return peak * (floor + (1 - floor) * fall)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Every group's learning rate; a group may carry its own factor under "factor"."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group.get("factor", 1.0)
+
+
+class Ema:
+    """Running average of a module's parameters, with a window that grows with the step."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.average = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        state = module.state_dict()
+        names = [k for k, v in state.items() if v.is_floating_point()]
+        torch._foreach_lerp_([self.average[k] for k in names], [state[k] for k in names], weight)
+
+
+class RunState:
+    """Everything needed to go on after an interruption, in one file written atomically."""
+
+    def __init__(self, path: Path, every_seconds: float = 180.0) -> None:
+        self.path = path
+        self.every = every_seconds
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() - self._last > self.every
+
+    def save(self, module, optimiser, ema: Ema, budget: Budget) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        state = {
+            "module": module.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "average": ema.average,
+            "step": budget.step,
+            "seconds": budget.seconds,
+            "random": torch.get_rng_state(),
+        }
+        torch.save(state, part)
+        os.replace(part, self.path)
+        self._last = time.monotonic()
+
+    def load(self, module, optimiser, ema: Ema, budget: Budget) -> bool:
+        """True if an unfinished run was found and taken up."""
+        if not self.path.exists():
+            return False
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        module.load_state_dict(state["module"])
+        optimiser.load_state_dict(state["optimiser"])
+        for name, value in state["average"].items():
+            ema.average[name].copy_(value)
+        budget.step, budget.seconds = state["step"], state["seconds"]
+        torch.set_rng_state(state["random"])
+        log.info("going on from step %d, %.0f s (%s)", budget.step, budget.seconds, self.path)
+        return True
+
+
+def parameter_count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def half_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as they are stored: floats in fp16, contiguous."""
+    return {
+        k: (v.half() if v.is_floating_point() else v).cpu().contiguous()
+        for k, v in tensors.items()
+    }
