@@ -59,5 +59,3 @@ def test_browser_converts_templates_as_we_do(browser_page, models, name):
     prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
     assert prompt == twin(name)
     assert not page.mmgen_errors
-
-

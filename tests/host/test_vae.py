@@ -7,6 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 from prompts import draw, node
+from safetensors.torch import load_file
 
 
 def stock(host, **nodes: dict) -> dict[str, np.ndarray]:
@@ -63,6 +64,17 @@ def test_tiled_decode_and_encode(host, models):
         assert pictures[name].shape == (128, 256, 3) and pictures[name].std() > 2, name
     difference = np.abs(pictures["save_whole"] - pictures["save_tiled"]).mean()
     assert difference < pictures["save_whole"].std()
+
+
+def test_saved_vae_has_the_published_layout(host, models):
+    saving = {
+        "tokenizer": draw()["tokenizer"],
+        "save": node("VAESave", vae=["tokenizer", 1], filename_prefix="vae/test"),
+    }
+    host.run(saving)
+    saved = load_file(next((host.output_dir / "vae").glob("test_*.safetensors")))
+    original = load_file(models / "tiny_vae.safetensors")
+    assert {k: v.shape for k, v in saved.items()} == {k: v.shape for k, v in original.items()}
 
 
 def test_no_weights_warning_is_kept_from_the_log(host, models):
