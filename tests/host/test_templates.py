@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 import pytest
+import tiny_sd15
 from PIL import Image
 from workflow_forms import to_api
 
@@ -146,3 +147,19 @@ def test_saved_tokens_can_be_loaded(host, models):
 def test_refiner_names_the_missing_checkpoint(host, models):
     with pytest.raises(WorkflowError, match="CheckpointLoaderSimple.*v1-5-pruned"):
         host.run(read(REFINER))
+
+
+def test_refiner_runs_with_a_checkpoint(host, models):
+    # the stock nodes on the smallest checkpoint they take, and fewer steps on fewer pixels
+    prompt = read(REFINER)
+    loader = ids_of(prompt, "CheckpointLoaderSimple")[0]
+    path = host.models_dir / "checkpoints" / prompt[loader]["inputs"]["ckpt_name"]
+    tiny_sd15.write(path)
+    try:
+        prompt[ids_of(prompt, "ImageScale")[0]]["inputs"] |= {"width": 64, "height": 64}
+        prompt[ids_of(prompt, "KSampler")[0]]["inputs"] |= {"steps": 2}
+        files = {file.node: file for file in host.image_files(host.run(prompt))}
+    finally:
+        path.unlink()
+    refined = pixels(host.client.download(files[ids_of(prompt, "SaveImage")[0]]))
+    assert refined.shape == (64, 64, 3) and refined.std() > 2
