@@ -141,6 +141,5 @@ def parameter_count(module: nn.Module) -> int:
 def half_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as they are stored: floats in fp16, contiguous."""
     return {
-        k: (v.half() if v.is_floating_point() else v).cpu().contiguous()
-        for k, v in tensors.items()
+        k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in tensors.items()
     }

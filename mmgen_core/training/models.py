@@ -22,5 +22,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> nn.Modul
     for architecture in ARCHITECTURES:
         params = architecture.recognise(shapes, checkpoint.config, checkpoint.tensors)
         if params is not None:
-            return build(Match(architecture, params), checkpoint, dtype=torch.float32, device=device)
+            return build(
+                Match(architecture, params), checkpoint, dtype=torch.float32, device=device
+            )
     raise CheckpointError(f"{path} is neither a VAR tokenizer nor a VAR transformer.")

@@ -260,8 +260,13 @@ def train(model, pictures: Pictures, scales, args, device) -> loop.Ema:
             dead = usage.revive(model.quantize.embedding.weight, vectors)
             mse = (out.detach().clamp(-1, 1) - picture).square().mean().item() / 4
             log.info(
-                "step %d %.0f s loss %.4f vq %.4f mse-psnr %.2f dead %d", budget.step, budget.seconds,
-                error.item(), vq.item(), -10 * torch.tensor(mse).log10().item(), dead,
+                "step %d %.0f s loss %.4f vq %.4f mse-psnr %.2f dead %d",
+                budget.step,
+                budget.seconds,
+                error.item(),
+                vq.item(),
+                -10 * torch.tensor(mse).log10().item(),
+                dead,
             )
         budget.tick()
         if state.due():
@@ -280,10 +285,16 @@ def finish(model, drawings: Drawings, args, device) -> None:
     log.info("held out %s", held)
     log.info("all %s", every)
     config = {
-        "vocab_size": args.vocab, "z_channels": args.channels, "ch": args.ch,
-        "ch_mult": numbers(args.ch_mult), "num_res_blocks": args.blocks,
-        "norm_num_groups": args.groups, "share_quant_resi": args.phi, "quant_resi": 0.5,
-        "v_patch_nums": scales, "image_side": args.side,
+        "vocab_size": args.vocab,
+        "z_channels": args.channels,
+        "ch": args.ch,
+        "ch_mult": numbers(args.ch_mult),
+        "num_res_blocks": args.blocks,
+        "norm_num_groups": args.groups,
+        "share_quant_resi": args.phi,
+        "quant_resi": 0.5,
+        "v_patch_nums": scales,
+        "image_side": args.side,
     }
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,9 @@ def token_sets(tokenizer, drawings: Drawings, device) -> tuple[TokenSet, TokenSe
     held = torch.from_numpy(drawings.held_out)
     one_sided = torch.tensor([NAMES.index(name) for name in ONE_SIDED] + [NO_CLASS])
     mirrored = ~held & ~torch.isin(classes, one_sided)
-    pixels = np.concatenate([drawings.pixels[~held.numpy()], drawings.pixels[mirrored.numpy()][:, :, ::-1]])
+    pixels = np.concatenate(
+        [drawings.pixels[~held.numpy()], drawings.pixels[mirrored.numpy()][:, :, ::-1]]
+    )
     train = tokenise(tokenizer, pixels, torch.cat([classes[~held], classes[mirrored]]), device)
     test = held & (classes != NO_CLASS)
     return train, tokenise(tokenizer, drawings.pixels[test.numpy()], classes[test], device)
@@ -141,8 +143,13 @@ def build(args: argparse.Namespace, tokenizer: MultiScaleVQ) -> ScaleTransformer
     p = tokenizer.params
     model = ScaleTransformer(
         ScaleTransformerParams(
-            args.depth, args.width, args.heads, p.vocab, p.autoencoder.latent_channels,
-            p.scales, len(NAMES),
+            args.depth,
+            args.width,
+            args.heads,
+            p.vocab,
+            p.autoencoder.latent_channels,
+            p.scales,
+            len(NAMES),
         )
     )
     initialise(model)
@@ -158,7 +165,9 @@ def main(argv: list[str] | None = None) -> int:
     model = build(args, tokenizer).to(device)
     log.info(
         "%d parameters, %d token maps, %d held out",
-        loop.parameter_count(model), len(train_set), len(test_set),
+        loop.parameter_count(model),
+        len(train_set),
+        len(test_set),
     )
     ema, budget = train(model, train_set, test_set, args)
     model.load_state_dict(ema.average)
@@ -170,7 +179,10 @@ def optimiser_for(model: nn.Module, args) -> torch.optim.Optimizer:
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "emb" not in n]
     ids = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in ids]
-    groups = [{"params": matrices, "weight_decay": args.decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": args.decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.95), fused=True)
 
 
@@ -221,7 +233,9 @@ def finish(model, tokenizer, train_set, test_set, budget, args) -> None:
     }
     log.info("%s", metrics)
     config = {
-        "patch_nums": model.params.scales, "num_heads": model.params.heads, "classes": NAMES,
+        "patch_nums": model.params.scales,
+        "num_heads": model.params.heads,
+        "classes": NAMES,
         "codebook": tokenizer.fingerprint,
     }
     tensors = loop.half_tensors(publish_transformer(model.state_dict(), model.params))

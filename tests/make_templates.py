@@ -1,6 +1,6 @@
 """Writes workflows/*.json and workflows/api/*.json from one description of each template.
 
-    python tests/host/make_templates.py http://127.0.0.1:8188
+    python tests/make_templates.py http://127.0.0.1:8188
 
 needs a running ComfyUI with this pack, which says in what order a node has its widgets.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from workflow_forms import inputs_of, is_widget, to_api
 
-WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 URL = "https://huggingface.co/FoundationVision/var"
 FILES = {
     "MMGenLoadScaleModel": [f"var_d{depth}.pth" for depth in (16, 20, 24, 30, 36)],
@@ -212,7 +212,7 @@ def inpaint() -> Template:
     model, tokenizer = loaders(t)
     picture = source_picture(t, model, tokenizer, "smiling face", 1)
     mask = box_mask(t, (740, 0), (32, 64, 64, 48))
-    t.group("Mask: white is redrawn", [720, -80, 320, 720], "#AA8")
+    t.group("Mask: white is redrawn", [720, -80, 312, 720], "#AA8")
     edit(t, model, tokenizer, picture, mask[0], -1, 2)
     t.note(MODELS_NOTE, (-460, -40), (420, 430))
     t.note(
@@ -230,7 +230,7 @@ def outpaint() -> Template:
     picture = source_picture(t, model, tokenizer, "flower", 3)
     mask = box_mask(t, (740, 0), (24, 24, 80, 80))
     outside = t.add("InvertMask", (740, 520), mask=mask[0])
-    t.group("Mask: white is redrawn", [720, -80, 320, 720], "#AA8")
+    t.group("Mask: white is redrawn", [720, -80, 312, 720], "#AA8")
     edit(t, model, tokenizer, picture, outside[0], -1, 4)
     t.note(MODELS_NOTE, (-460, -40), (420, 430))
     t.note(
@@ -247,7 +247,7 @@ def class_edit() -> Template:
     picture = source_picture(t, model, tokenizer, "cat", 5)
     found = class_by_name(t, (0, 400), model, "heart", "Class to draw under the mask")
     mask = box_mask(t, (740, 0), (24, 24, 80, 80))
-    t.group("Mask: white is redrawn", [720, -80, 320, 720], "#AA8")
+    t.group("Mask: white is redrawn", [720, -80, 312, 720], "#AA8")
     edit(t, model, tokenizer, picture, mask[0], found[0], 6)
     t.note(MODELS_NOTE, (-460, -40), (420, 430))
     t.note(

@@ -1,0 +1,118 @@
+"""Dynamic VRAM on a CPU: layers are built empty and filled on loading, and nothing changes.
+
+ComfyUI turns it on for NVIDIA cards only. A process of its own sets the same switch before it
+builds the models, and compares the tokens drawn with those of models built without it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+from mmgen_core.commands.places import ROOT
+
+CHOICES = ("auto", "bf16", "fp8", "int8")
+SCRIPT = r"""
+import importlib.util, sys
+from pathlib import Path
+
+comfyui, pack, models, *choices = sys.argv[1:]
+sys.argv = sys.argv[:1]
+sys.path.insert(0, comfyui)
+from comfy.cli_args import args
+args.cpu = True
+import torch
+import comfy.memory_management
+import comfy.model_patcher
+import comfy.utils
+import folder_paths
+
+spec = importlib.util.spec_from_file_location(
+    "pack", Path(pack) / "__init__.py", submodule_search_locations=[pack]
+)
+module = importlib.util.module_from_spec(spec)
+sys.modules["pack"] = module
+spec.loader.exec_module(module)
+from pack.nodes import host
+from pack.mmgen_core.decoding.next_scale import ScaleSampling, generate
+
+folder_paths.folder_names_and_paths["mmgen"] = ([models], set())
+host.register_folders()
+assert models in folder_paths.folder_names_and_paths["mmgen"][0], "a user's folder was dropped"
+
+read = comfy.utils.load_torch_file
+
+def read_without_aimdo(*given, **named):
+    # its file mapping needs the native library, which starts on a GPU only
+    was, comfy.memory_management.aimdo_enabled = comfy.memory_management.aimdo_enabled, False
+    try:
+        return read(*given, **named)
+    finally:
+        comfy.memory_management.aimdo_enabled = was
+
+comfy.utils.load_torch_file = read_without_aimdo
+
+def draw(choice, lazy, assign=False):
+    comfy.memory_management.aimdo_enabled = lazy
+    patcher = comfy.model_patcher.ModelPatcher
+    is_dynamic = patcher.is_dynamic
+    if assign:
+        patcher.is_dynamic = lambda self: True
+    try:
+        return drawn(choice)
+    finally:
+        patcher.is_dynamic = is_dynamic
+
+def drawn(choice):
+    model = host.load_scale_model("tiny_var.safetensors", choice)
+    tokenizer = host.load_tokenizer("tiny_vae.safetensors", "fp32")
+    for loaded in (model, tokenizer):
+        for name, parameter in loaded.patcher.model.named_parameters():
+            assert not parameter.is_meta, name
+    with torch.inference_mode(), host.loaded(model, tokenizer):
+        tokens = generate(model.module, tokenizer.module, [0, -1], 3, ScaleSampling(top_k=0))
+        picture = tokenizer.vae.decode(tokenizer.module.features(tokens))
+        latent = tokenizer.vae.encode(picture)
+    return tokens, picture, latent
+
+def same(plain, lazy):
+    assert plain[0].codebook == lazy[0].codebook
+    for a, b in zip(plain[0].ids, lazy[0].ids, strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(plain[1], lazy[1]) and torch.equal(plain[2], lazy[2])
+    assert torch.isfinite(plain[1]).all() and plain[1].std() > 0.01
+
+comfy.memory_management.aimdo_enabled = True
+precision = host.choose_precision("auto", torch.device("cpu"), {"a": torch.zeros(1)})
+layer = precision.operations().Linear(2, 2, dtype=torch.float32)
+assert layer.weight is None, "layers were not built lazily: the test tests nothing"
+with torch.inference_mode():
+    for choice in choices:
+        same(draw(choice, False), draw(choice, True))
+    same(draw("auto", False), draw("auto", True, assign=True))
+"""
+
+
+def where_comfyui_is() -> tuple[str, str]:
+    comfyui = os.environ.get("MMGEN_COMFYUI") or str(ROOT / ".comfyui")
+    python = os.environ.get("MMGEN_PYTHON") or sys.executable
+    if not (Path(comfyui) / "main.py").is_file():
+        pytest.fail(f"no ComfyUI at {comfyui}: run `python -m mmgen_core test`", pytrace=False)
+    return comfyui, python
+
+
+def test_lazy_models_give_the_same(tmp_path):
+    comfyui, python = where_comfyui_is()
+    tensors = tiny.transformer_tensors(), tiny.tokenizer_tensors()
+    tiny.write(tmp_path / "tiny_var.safetensors", tensors[0], tiny.TRANSFORMER_CONFIG)
+    tiny.write(tmp_path / "tiny_vae.safetensors", tensors[1], tiny.TOKENIZER_CONFIG)
+    script = tmp_path / "lazy.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    command = [python, str(script), comfyui, str(ROOT), str(tmp_path), *CHOICES]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
