@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,6 +54,22 @@ class ImageTokens:
 
     def with_mask(self, mask: Tensor | None) -> ImageTokens:
         return replace(self, mask=mask)
+
+    def rows(self, start: int, stop: int) -> ImageTokens:
+        """Some pictures of the batch; a mask for all of them stays as it is."""
+
+        def cut(tensor: Tensor | None) -> Tensor | None:
+            return tensor if tensor is None or len(tensor) == 1 else tensor[start:stop]
+
+        ids = tuple(cut(scale) for scale in self.ids)
+        return replace(self, ids=ids, mask=cut(self.mask), features=cut(self.features))
+
+    @classmethod
+    def joined(cls, parts: Sequence[ImageTokens]) -> ImageTokens:
+        """The pictures of all parts as one batch; masks are left out."""
+        ids = tuple(torch.cat(scale) for scale in zip(*(p.ids for p in parts), strict=True))
+        features = [part.features for part in parts if part.features is not None]
+        return cls(ids, parts[0].codebook, features=torch.cat(features) if features else None)
 
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file; an existing file is replaced only by a complete one."""

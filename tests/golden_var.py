@@ -8,6 +8,7 @@ from mmgen_core.checkpoints import Checkpoint, read_checkpoint
 from mmgen_core.checkpoints.architecture import build
 from mmgen_core.decoding import next_scale
 from mmgen_core.decoding.next_scale import ScaleSampling, generate
+from mmgen_core.decoding.noise import ScaleNoise
 from mmgen_core.image_tokens import ImageTokens
 from mmgen_core.systems import identify, var
 from mmgen_core.tokenizers.residual_quantizer import ResidualQuantizer, phi_assignment
@@ -232,5 +233,6 @@ def recorded_noise(case, name, model):
             case.expected.get(f"{name}.noise.{kind}.s{scale}")
             for kind in ("exp_multinomial", "exp_gumbel")
         ]
-        noise.append(tuple(torch.ones(batch, count, vocab) if q is None else q for q in drawn))
+        first = torch.ones(batch, count, vocab) if drawn[0] is None else drawn[0]
+        noise.append(ScaleNoise(first, drawn[1]))
     return noise

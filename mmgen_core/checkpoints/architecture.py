@@ -78,7 +78,8 @@ def load_state(
     try:
         missing, unexpected = module.load_state_dict(state, strict=False, assign=assign)
     except RuntimeError as error:
-        raise CheckpointError(f"{where} does not fit: {error}") from error
+        reason = " ".join(str(error).splitlines()[1:2]).strip()  # the first line is a heading
+        raise CheckpointError(f"{where} does not fit: {reason}") from error
     for problem, keys in (("lacks", missing), ("has unknown", unexpected)):
         if keys:
             raise CheckpointError(

@@ -19,7 +19,7 @@ from ..models.scale_transformer import ScaleCondition, ScaleTransformer
 from ..tokenizers.multiscale_vq import MultiScaleVQ
 from ..tokenizers.residual_quantizer import next_input
 from .kv_cache import KVCache
-from .noise import exponential_noise
+from .noise import ScaleNoise, scale_noise
 from .sampling import draw, filter_logits, gumbel_mixture
 
 # (tokens done, tokens in all, code map so far [B, C, h, w]); may raise to stop the run.
@@ -54,7 +54,7 @@ def generate(
     start: ImageTokens | None = None,
     keep_scales: int = 0,
     on_step: OnStep | None = None,
-    noise: list[tuple[Tensor, ...]] | None = None,
+    noise: list[ScaleNoise] | None = None,
 ) -> ImageTokens:
     """Draw one picture per class id.
 
@@ -66,7 +66,7 @@ def generate(
             tokens at every scale where the mask is 0 (zero-shot editing of the VAR paper,
             section 5.3); the 1x1 map is then always kept, as published.
         on_step: called after every scale.
-        noise: overrides the seed, as ``exponential_noise`` returns it.
+        noise: overrides the seed, one entry per scale.
 
     Returns:
         tokens on the CPU; under ``smooth`` with the mixed code map as features.
@@ -80,14 +80,14 @@ def generate(
     forced = forced_tokens(model, tokenizer, start, keep_scales, len(classes), device)
     if noise is None:
         counts = params.tokens_per_scale
-        noise = exponential_noise(seed, len(classes), counts, params.vocab, 1 + sampling.smooth)
+        noise = scale_noise(seed, len(classes), counts, params.vocab, sampling.smooth)
+    noise = [scale.to(device) for scale in noise]
     guided = sampling.guidance > 0
     rows = classes + [params.classes] * len(classes) * guided
     condition = model.condition(torch.tensor(rows, device=device))
     run = _Run(model, tokenizer, condition, sampling, len(classes), device)
     for scale in range(len(params.scales)):
-        drawn = tuple(q.to(device, non_blocking=True) for q in noise[scale])
-        run.step(scale, drawn, forced[scale])
+        run.step(scale, noise[scale], forced[scale])
         if on_step is not None:
             on_step(sum(params.tokens_per_scale[: scale + 1]), params.tokens, run.f_hat)
     return run.result()
@@ -116,13 +116,15 @@ class _Run:
         self.f_hat = torch.zeros(batch, p.code_channels, side, side, device=device)
         self.codebook = tokenizer.quantize.codebook(device)
         self.ids: list[Tensor] = []
+        self.logit_sum = torch.zeros((), device=device)  # NaN once any logit was; read at the end
 
-    def step(self, scale: int, noise: tuple[Tensor, ...], forced: tuple | None) -> None:
+    def step(self, scale: int, noise: ScaleNoise, forced: tuple | None) -> None:
         """One scale: logits, guidance, draw, forced tokens, code map."""
         side, scales = self.model.params.scales[scale], self.model.params.scales
         logits = self.guided(self.logits(scale), scale)
+        self.logit_sum += logits.sum()
         logits = filter_logits(logits, self.sampling.top_k, self.sampling.top_p)
-        ids = draw(logits, noise[0])
+        ids = draw(logits, noise.draw)
         h = self.codes(ids, logits, noise, scale)
         ids = ids.view(self.batch, side, side)
         h = h.transpose(1, 2).reshape(self.batch, -1, side, side)
@@ -155,16 +157,16 @@ class _Run:
     def ramp(self, scale: int) -> float:
         return scale / max(len(self.model.params.scales) - 1, 1)
 
-    def codes(self, ids: Tensor, logits: Tensor, noise: tuple[Tensor, ...], scale: int) -> Tensor:
+    def codes(self, ids: Tensor, logits: Tensor, noise: ScaleNoise, scale: int) -> Tensor:
         """Code vectors [B, n, C]: of the ids, or under ``smooth`` a mixture of the codebook."""
         if not self.sampling.smooth:
             return F.embedding(ids, self.codebook)
         ramp = self.ramp(scale)
         temperature = max(0.27 * (1 - 0.95 * ramp), 0.005)
-        return gumbel_mixture(logits * (1 + ramp), noise[1], temperature) @ self.codebook
+        return gumbel_mixture(logits * (1 + ramp), noise.gumbel, temperature) @ self.codebook
 
     def result(self) -> ImageTokens:
-        if not torch.isfinite(self.f_hat).all():
+        if not torch.isfinite(self.logit_sum + self.f_hat.sum()):
             raise ValueError(non_finite_message(self.model, self.tokenizer))
         features = self.f_hat.cpu() if self.sampling.smooth else None
         ids = tuple(ids.cpu() for ids in self.ids)
@@ -186,8 +188,11 @@ def forced_tokens(
             raise ValueError("keep_scales needs start tokens to keep scales of.")
         return [None] * len(scales)
     check_start(start, tokenizer, scales, keep_scales, batch)
+    ids_per_scale = start.ids
+    if start.features is not None:  # mixed codes: the ids nearest to them, not those drawn
+        ids_per_scale, _ = tokenizer.quantize.encode(start.features.to(device), start.sizes)
     forced = []
-    for scale, ids in enumerate(start.ids):
+    for scale, ids in enumerate(ids_per_scale):
         keep = keep_map(start.mask, scales[scale], scale < keep_scales).expand(batch, -1, -1)
         ids = ids.to(device).expand(batch, -1, -1)
         forced.append((ids, tokenizer.quantize.lookup(ids), keep.to(device)))
@@ -266,7 +271,7 @@ def non_finite_message(model: ScaleTransformer, tokenizer: MultiScaleVQ) -> str:
 
 
 def memory_required(model: ScaleTransformer, batch: int, guided: bool) -> int:
-    """Bytes a run takes beside the weights: KV cache, widest activations, logits, noise."""
+    """Bytes a run takes beside the weights: KV cache, widest activations, logits."""
     p, rows = model.params, batch * (1 + guided)
     n, size = p.tokens_per_scale[-1], model.compute_dtype.itemsize
     cache = KVCache.nbytes(
@@ -274,4 +279,4 @@ def memory_required(model: ScaleTransformer, batch: int, guided: bool) -> int:
     )
     activations = rows * n * p.width * size * (4 + 2 * p.mlp_ratio)
     logits = (rows + 5 * batch) * n * p.vocab * 4
-    return int(cache + activations + logits + 2 * batch * p.tokens * p.vocab * 4)
+    return int(cache + activations + logits)

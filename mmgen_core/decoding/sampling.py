@@ -32,15 +32,23 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
     return logits.masked_fill(logits < threshold, -torch.inf)
 
 
-def draw(logits: Tensor, exponential: Tensor) -> Tensor:
-    """One id per position, distributed as softmax(logits): an exponential race.
+def draw(logits: Tensor, noise: Tensor) -> Tensor:
+    """One id per position, distributed as softmax(logits).
 
     Args:
         logits: fp32 [..., V], -inf where forbidden.
-        exponential: Exp(1) numbers of the same shape. ``argmax(p / q)`` is what
-            ``torch.multinomial`` computes on a CPU, so recorded runs can be repeated.
+        noise: uniforms in (0, 1] of shape [...], for the inverse of the cumulative
+            distribution; or Exp(1) numbers [..., V], for the race argmax(p / q), which is what
+            ``torch.multinomial`` computes on a CPU, so that recorded runs can be repeated.
     """
-    return (logits.softmax(-1) / exponential).argmax(-1)
+    p = logits.softmax(-1)
+    if noise.ndim == p.ndim:
+        return (p / noise).argmax(-1)
+    cumulative = p.cumsum(-1)
+    # Forbidden codes are flat stretches, which a target above 0 never ends in.
+    target = noise[..., None] * cumulative[..., -1:]
+    ids = torch.searchsorted(cumulative, target)[..., 0]
+    return ids.clamp_(max=logits.shape[-1] - 1)  # past the end where logits are NaN
 
 
 def gumbel_mixture(logits: Tensor, exponential: Tensor, temperature: float) -> Tensor:

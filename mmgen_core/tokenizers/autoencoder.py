@@ -42,9 +42,9 @@ class ResidualBlock(nn.Module):
         self.nin_shortcut = operations.Conv2d(width_in, width_out, 1, **kw) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))
+        h = self.conv2(F.silu(self.norm2(h), inplace=True))
+        return h.add_(x if self.nin_shortcut is None else self.nin_shortcut(x))
 
 
 class AttentionBlock(nn.Module):
@@ -135,7 +135,7 @@ class Encoder(nn.Module):
             x = stage(x)
             if hasattr(stage, "downsample"):
                 x = stage.downsample(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(F.silu(self.norm_out(self.mid(x)), inplace=True))
 
 
 class Decoder(nn.Module):
@@ -166,4 +166,4 @@ class Decoder(nn.Module):
             x = stage(x)
             if hasattr(stage, "upsample"):
                 x = stage.upsample(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(F.silu(self.norm_out(x), inplace=True))

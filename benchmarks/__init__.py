@@ -1,0 +1,1 @@
+"""Side-by-side timings. Never imported by the library or the tests."""

@@ -1,0 +1,30 @@
+"""The nodes of this pack, one file per topic."""
+
+from . import host
+from .api import ComfyExtension, io
+from .classes import ClassByName, ImageNetClass
+from .scale import LoadScaleModel, ScaleSampler
+from .tokenizer import DecodeTokens, EncodeImage, LoadImageTokenizer
+from .tokens import LoadTokens, SaveTokens, TokenMask, ViewTokens
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadScaleModel,
+    LoadImageTokenizer,
+    ImageNetClass,
+    ClassByName,
+    ScaleSampler,
+    EncodeImage,
+    DecodeTokens,
+    TokenMask,
+    ViewTokens,
+    SaveTokens,
+    LoadTokens,
+]
+
+
+class MMGenExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        host.register_folders()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
