@@ -22,7 +22,6 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> nn.Modul
     for architecture in ARCHITECTURES:
         params = architecture.recognise(shapes, checkpoint.config, checkpoint.tensors)
         if params is not None:
-            return build(
-                Match(architecture, params), checkpoint, dtype=torch.float32, device=device
-            )
+            match = Match(architecture, params)
+            return build(match, checkpoint, dtype=torch.float32, device=device)
     raise CheckpointError(f"{path} is neither a VAR tokenizer nor a VAR transformer.")
