@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ..mmgen_core.checkpoints.architecture import Match, load_state
 from ..mmgen_core.checkpoints.files import Checkpoint, CheckpointError, read_checkpoint, read_file
+from ..mmgen_core.conditioners.scale_prompt import TextFeatures
 from ..mmgen_core.systems import identify
 from ..mmgen_core.systems.var import class_names
 from .code_map_vae import CodeMapAutoencoder
@@ -298,6 +299,40 @@ def _muted(text: str) -> Iterator[None]:
         yield
     finally:
         root.removeFilter(keep)
+
+
+# Texts
+
+CLIP_END = 49407  # the end of the text in CLIP's vocabulary
+
+
+def text_features(clip: Any, text: str) -> TextFeatures:
+    """Features of a text by one of the host's CLIP encoders, as STAR takes them: the states
+    after the final norm, the one at the end of the text as summary, without projection.
+
+    Raises:
+        ValueError: a text of several 77-token windows, or an encoder of several parts.
+    """
+    tokens = clip.tokenize(text, disable_weights=True)
+    if len(tokens) != 1:
+        raise ValueError(
+            f"This text encoder has {len(tokens)} parts ({', '.join(tokens)}). Load the single "
+            f"encoder that the model was trained with."
+        )
+    windows = next(iter(tokens.values()))
+    ids = [[entry[0] for entry in window] for window in windows]
+    if len(windows) > 1:
+        count = sum(isinstance(i, int) and 0 < i < CLIP_END - 1 for window in ids for i in window)
+        raise ValueError(
+            f"The text has {count} tokens, the model was trained with at most 75. Shorten it: "
+            f"{text[:60]!r} ..."
+        )
+    if CLIP_END not in ids[0]:
+        raise ValueError("This text encoder is no CLIP model: its tokens have no end mark.")
+    end = ids[0].index(CLIP_END)
+    hidden = clip.encode_from_tokens(tokens)
+    mask = (torch.arange(hidden.shape[1]) <= end)[None].to(hidden.device)
+    return TextFeatures(hidden, hidden[:, end], mask)
 
 
 # Running

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..mmgen_core.conditioners.scale_prompt import ClassPrompt
-from ..mmgen_core.decoding.next_scale import ScaleSampling, generate, memory_required
+from ..mmgen_core.conditioners.scale_prompt import ClassPrompt, TextPrompt
+from ..mmgen_core.decoding.next_scale import MODES, ScaleSampling, generate, memory_required
 from ..mmgen_core.image_tokens import ImageTokens
 from . import host
-from .api import ScaleModel, Tokenizer, Tokens, io
+from .api import ScaleModel, ScalePrompt, Tokenizer, Tokens, io
 
 DEMO_MODEL = "mmgen_demo_var.safetensors"
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
@@ -90,20 +90,23 @@ class ScaleSampler(io.ComfyNode):
         batch_size: int,
         start_tokens: ImageTokens | None = None,
         keep_scales: int = 0,
+        prompt: TextPrompt | None = None,
+        mode: str = "plain",
     ) -> io.NodeOutput:
-        sampling = ScaleSampling(guidance, top_k, top_p, smooth)
+        sampling = ScaleSampling(guidance, top_k, top_p, smooth, mode)
 
         def rows(start: int, stop: int) -> ImageTokens:
             part = start_tokens is not None and stop - start < batch_size
             begin = start_tokens.rows(start, stop) if part else start_tokens
-            classes = ClassPrompt([class_id] * (stop - start))
-            needed = memory_required(model.module, classes.batch, guidance > 0)
+            count = stop - start
+            asked = prompt.expand(count) if prompt else ClassPrompt([class_id] * count)
+            needed = memory_required(model.module, count, guidance > 0)
             progress = host.Progress(tokenizer.module.decode_partial)
             with host.loaded(model, tokenizer, memory_required=needed):
                 return generate(
                     model.module,
                     tokenizer.module,
-                    classes,
+                    asked,
                     (seed + start) % (MAX_SEED + 1),
                     sampling,
                     begin,
@@ -193,5 +196,20 @@ def _start() -> list[io.Input]:
             optional=True,
             tooltip="Keep this many of the coarsest scales of the start tokens: more keeps more "
             "of the layout and colours.",
+        ),
+        ScalePrompt.Input(
+            "prompt",
+            optional=True,
+            tooltip="Text for a model that draws from words (STAR), by Encode Text for Scale "
+            "Model; class_id is not used then.",
+        ),
+        io.Combo.Input(
+            "mode",
+            options=list(MODES),
+            default="plain",
+            optional=True,
+            advanced=True,
+            tooltip="STAR's sampling modes. new and 1024 place large maps in several steps and "
+            "need a file with the refiner; old narrows top-k towards the finest scales.",
         ),
     ]

@@ -246,7 +246,7 @@ def prompt_rows(
     p, by_class = model.params, isinstance(prompt, ClassPrompt)
     if by_class != bool(p.classes):
         wanted, given = ("a class", "a text") if p.classes else ("a text", "a class")
-        raise ValueError(f"This model draws {wanted}, but {given} was given.")
+        raise ValueError(f"This model draws {wanted}; {given} was given. Give it {wanted}.")
     if by_class:
         return prompt.rows(p.classes, guided, device)
     return prompt.rows(p.text_width, guided, device, model.compute_dtype)
