@@ -289,11 +289,11 @@ def variation() -> Template:
     )
     maps = t.add("MMGenViewTokens", (1560, 0), tokens=tokens[0], map_size=128)
     t.add("PreviewImage", (1560, 120), "Code maps of the source", (300, 300), images=maps[0])
-    t.add("MMGenSaveTokens", (1560, 460), tokens=tokens[0], filename_prefix="mmgen/tokens")
+    t.add("MMGenSaveTokens", (1560, 460), tokens=tokens[0], filename_prefix="mmgen")
     t.add(
         "MMGenLoadTokens",
         (1560, 600),
-        tokens_name="mmgen/tokens_00001_.tokens.safetensors [output]",
+        tokens_name="tokens/mmgen_00001_.tokens.safetensors [output]",
     )
     t.group("Tokens", [1540, -80, 380, 820], "#88A")
     t.note(MODELS_NOTE, (-460, -40), (420, 430))

@@ -191,9 +191,10 @@ def encode(width: int = 16) -> dict[str, dict]:
 
 
 def test_saved_tokens_that_are_none(host, models):
-    save_file({"a": torch.zeros(1)}, host.output_dir / "wrong.tokens.safetensors")
+    (host.output_dir / "tokens").mkdir(exist_ok=True)
+    save_file({"a": torch.zeros(1)}, host.output_dir / "tokens" / "wrong.tokens.safetensors")
     prompt = encode()
-    prompt["load"] = node("MMGenLoadTokens", tokens_name="wrong.tokens.safetensors [output]")
+    prompt["load"] = node("MMGenLoadTokens", tokens_name="tokens/wrong.tokens.safetensors [output]")
     prompt["view"]["inputs"]["tokens"] = ["load", 0]
     fails(host, prompt, "wrong.tokens.safetensors", "no image tokens")
 
@@ -203,3 +204,11 @@ def test_tokens_are_read_from_the_folders_only(host, models):
     prompt["load"] = node("MMGenLoadTokens", tokens_name="../../secret.tokens.safetensors [output]")
     prompt["view"]["inputs"]["tokens"] = ["load", 0]
     fails(host, prompt, "secret")
+
+
+def test_tokens_are_written_to_the_output_folder_only(host, models):
+    prompt = encode()
+    prompt["saving"] = node(
+        "MMGenSaveTokens", tokens=["encode", 0], filename_prefix="../../../outside"
+    )
+    fails(host, prompt, "outside the output folder")
