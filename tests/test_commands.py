@@ -390,16 +390,22 @@ def test_failed_prompt_names_the_node():
 
 
 @pytest.mark.parametrize(
-    ("kinds", "missing"),
-    [(["value_not_in_list"], True), (["value_not_in_list", "value_bigger_than_max"], False)],
+    ("values", "may_be_skipped"),
+    [
+        (["sd15.safetensors"], True),
+        (["sd15.safetensors", "euler"], False),
+        (["sd15.safetensors", 7], False),
+        (["sd15.safetensors", "mmgen_demo_var.safetensors"], False),
+    ],
 )
-def test_only_missing_files_may_be_skipped(kinds, missing):
-    errors = [{"type": kind, "message": "bad", "details": "x"} for kind in kinds]
+def test_only_models_of_others_may_be_missing(values, may_be_skipped):
+    kind = {"type": "value_not_in_list", "message": "bad", "details": "x"}
+    errors = [{**kind, "extra_info": {"received_value": value}} for value in values]
     nodes = {"1": {"class_type": "Loader", "errors": errors}}
     body = {"error": {"message": "m", "details": ""}, "node_errors": nodes}
     error = _refusal(json.dumps(body).encode(), 400)
     assert "node 1 (Loader): bad: x" in str(error)
-    assert error.missing_files is missing
+    assert workflows.needs_other_models(error) is may_be_skipped
 
 
 def test_unknown_node_is_named_by_its_type():

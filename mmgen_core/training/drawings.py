@@ -98,7 +98,8 @@ def is_held_out(motif_name: str) -> bool:
 def load_drawings(side: int = 64, cache: str | Path = ".cache/drawings") -> Drawings:
     """Every drawing of both packages at side x side on white.
 
-    Raises DrawingsError when a package cannot be fetched, is not the pinned one, or resvg is absent.
+    Raises:
+        DrawingsError: a package cannot be fetched or is not the pinned one, or resvg is absent.
     """
     cache = Path(cache)
     stored = cache / f"drawings_{side}_{_pins()}.npz"

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +31,55 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def start(args: argparse.Namespace) -> torch.device:
-    """Seeds, threads and log format of a run; the device it uses."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    """Seed, threads, log and process group of a run; the device it uses.
+
+    Under `torchrun` the processes share the run: each draws its own batches, gradients are
+    averaged. On a CPU that others use too, processes of one thread wait for each other far less
+    than the threads of one process do.
+    """
+    level = logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.manual_seed(args.seed)
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.device != "auto":
-        return torch.device(args.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    if device == "cuda" and dist.is_initialized():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return torch.device(device)
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Mean of every gradient over the processes of the run."""
+    if dist.is_initialized():
+        for p in module.parameters():
+            dist.all_reduce(p.grad)
+            p.grad.div_(dist.get_world_size())
+
+
+def from_first(tensor: Tensor) -> None:
+    """Overwrites the tensor with the first process's, where there are several."""
+    if dist.is_initialized():
+        dist.broadcast(tensor, 0)
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def attention_for(device: torch.device) -> sdpa_kernel:
+    """The kernel to train attention with: on a CPU, masked flash attention has a slow backward."""
+    if device.type == "cpu":
+        return sdpa_kernel(SDPBackend.MATH)
+    return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 @dataclass
@@ -55,13 +98,22 @@ class Budget:
     def progress(self) -> float:
         """0 at the start, 1 when the budget is spent."""
         part = self.step / self.steps if self.steps else self.seconds / (60 * self.minutes)
-        return min(1.0, part)
+        return min(1.0, part if self.steps else furthest(part))
 
     def tick(self) -> None:
         now = time.monotonic()
         self.step += 1
         self.seconds += now - self._last
         self._last = now
+
+
+def furthest(progress: float) -> float:
+    """The largest value over the processes, so that all end at the same step."""
+    if not dist.is_initialized():
+        return progress
+    value = torch.tensor(progress)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return value.item()
 
 
 def one_cycle(progress: float, peak: float, warm: float = 0.05, floor: float = 0.01) -> float:
@@ -120,7 +172,7 @@ class RunState:
         self._last = time.monotonic()
 
     def load(self, module, optimiser, ema: Ema, budget: Budget) -> bool:
-        """True if an unfinished run was found and taken up."""
+        """True if an unfinished run was found and taken up. Afterwards processes draw apart."""
         if not self.path.exists():
             return False
         state = torch.load(self.path, map_location="cpu", weights_only=True)

@@ -119,7 +119,7 @@ class Usage:
 
 
 class Pictures:
-    """Random batches of the training drawings: motifs with many variants are drawn less often each."""
+    """Random batches of the training drawings, fewer of each where a motif has many variants."""
 
     def __init__(self, drawings: Drawings, device: torch.device) -> None:
         keep = ~drawings.held_out
@@ -164,20 +164,25 @@ def reconstruct(model: nn.Module, picture: Tensor, scales, quantised: bool = Tru
     return out.float(), vq, ids, z
 
 
+def psnr(picture: Tensor, target: Tensor) -> Tensor:
+    """dB per picture [B], of [B, 3, H, W] in -1..1."""
+    error = (picture.clamp(-1, 1) - target).square().mean((1, 2, 3)) / 4
+    return -10 * torch.log10(error.clamp(min=1e-8))
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, pixels: Tensor, scales, vocab: int) -> dict[str, float]:
     """Mean PSNR over pictures (dB, of 8-bit RGB in 0..1), and how the codes are used."""
-    psnr, count = [], torch.zeros(vocab)
+    found, count = [], torch.zeros(vocab)
     for rows in pixels.split(64):
         picture = as_input(rows)
         out, _, ids, _ = reconstruct(model, picture, scales)
-        error = (out.clamp(-1, 1) - picture).square().mean((1, 2, 3)) / 4
-        psnr.append(-10 * torch.log10(error.clamp(min=1e-8)))
+        found.append(psnr(out, picture))
         count += torch.bincount(torch.cat(ids).cpu(), minlength=vocab)
     share = count / count.sum()
     entropy = -(share * share.clamp(min=1e-12).log()).sum()
     return {
-        "psnr": torch.cat(psnr).mean().item(),
+        "psnr": torch.cat(found).mean().item(),
         "codes_used": (count > 0).float().mean().item(),
         "perplexity": entropy.exp().item(),
     }
@@ -225,8 +230,10 @@ def main(argv: list[str] | None = None) -> int:
     model = build(args).to(device, memory_format=torch.channels_last)
     log.info("%d parameters, %d drawings", loop.parameter_count(model), len(drawings.names))
     ema = train(model, Pictures(drawings, device), scales, args, device)
-    model.load_state_dict(ema.average)
-    finish(model, drawings, args, device)
+    if loop.rank() == 0:
+        model.load_state_dict(ema.average)
+        finish(model, drawings, args, device)
+    loop.leave()
     return 0
 
 
@@ -239,39 +246,40 @@ def train(model, pictures: Pictures, scales, args, device) -> loop.Ema:
     if not args.fresh:
         state.load(model, optimiser, ema, budget)
     usage, quantised = Usage(args.vocab, device), budget.progress >= WARM_UP
-    while budget.progress < 1:
-        if not quantised and budget.progress >= WARM_UP:
+    codes = model.quantize.embedding.weight.data
+    torch.manual_seed(args.seed + 1000 * loop.rank() + budget.step)
+    while (progress := budget.progress) < 1:
+        if not quantised and progress >= WARM_UP:
             with torch.no_grad(), autocast(device):
                 f = model.quant_conv(model.encoder(pictures.batch(1024))).float()
             place_codes(model.quantize, f, scales)
+            loop.from_first(codes)
             quantised = True
-        loop.set_rate(optimiser, loop.one_cycle(budget.progress, args.rate))
+        loop.set_rate(optimiser, loop.one_cycle(progress, args.rate))
         picture = pictures.batch(args.batch)
         out, vq, ids, vectors = reconstruct(model, picture, scales, quantised)
         error = reconstruction_loss(out, picture)
         optimiser.zero_grad(set_to_none=True)
         (error + vq).backward()
+        loop.average_gradients(model)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         ema.update(model, budget.step)
         if quantised:
             usage.add(ids)
         if quantised and budget.step % REVIVE_EVERY == 0:
-            dead = usage.revive(model.quantize.embedding.weight, vectors)
-            mse = (out.detach().clamp(-1, 1) - picture).square().mean().item() / 4
+            dead = usage.revive(codes, vectors)
+            loop.from_first(codes)
             log.info(
-                "step %d %.0f s loss %.4f vq %.4f mse-psnr %.2f dead %d",
-                budget.step,
-                budget.seconds,
-                error.item(),
-                vq.item(),
-                -10 * torch.tensor(mse).log10().item(),
-                dead,
+                "step %d %.0f s loss %.4f vq %.4f psnr %.2f dead %d",
+                *(budget.step, budget.seconds, error.item(), vq.item()),
+                *(psnr(out.detach(), picture).mean().item(), dead),
             )
         budget.tick()
-        if state.due():
+        if state.due() and loop.rank() == 0:
             state.save(model, optimiser, ema, budget)
-    state.save(model, optimiser, ema, budget)
+    if loop.rank() == 0:
+        state.save(model, optimiser, ema, budget)
     return ema
 
 
@@ -302,3 +310,7 @@ def finish(model, drawings: Drawings, args, device) -> None:
     save_file(tensors, out / "mmgen_demo_vae.safetensors", {"config": json.dumps(config)})
     metrics = {"held_out": held, "all": every, "arguments": vars(args)}
     (out / "mmgen_demo_vae.metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -68,9 +68,8 @@ def token_sets(tokenizer, drawings: Drawings, device) -> tuple[TokenSet, TokenSe
     held = torch.from_numpy(drawings.held_out)
     one_sided = torch.tensor([NAMES.index(name) for name in ONE_SIDED] + [NO_CLASS])
     mirrored = ~held & ~torch.isin(classes, one_sided)
-    pixels = np.concatenate(
-        [drawings.pixels[~held.numpy()], drawings.pixels[mirrored.numpy()][:, :, ::-1]]
-    )
+    kept, flipped = drawings.pixels[~held.numpy()], drawings.pixels[mirrored.numpy()][:, :, ::-1]
+    pixels = np.concatenate([kept, flipped])
     train = tokenise(tokenizer, pixels, torch.cat([classes[~held], classes[mirrored]]), device)
     test = held & (classes != NO_CLASS)
     return train, tokenise(tokenizer, drawings.pixels[test.numpy()], classes[test], device)
@@ -110,12 +109,12 @@ def keyless(grad: Tensor) -> Tensor:
     return torch.cat([q, torch.zeros_like(k), v])
 
 
-def loss_of(model: ScaleTransformer, rows: tuple[Tensor, Tensor, Tensor], smoothing=0.0) -> Tensor:
+def loss_of(model: ScaleTransformer, rows: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Cross-entropy per token, all tokens alike."""
     ids, inputs, classes = rows
-    with torch.autocast(ids.device.type, torch.bfloat16):
+    with torch.autocast(ids.device.type, torch.bfloat16), loop.attention_for(ids.device):
         logits = model(classes, inputs)
-    return F.cross_entropy(logits.flatten(0, 1), ids.flatten(), label_smoothing=smoothing)
+    return F.cross_entropy(logits.flatten(0, 1), ids.flatten())
 
 
 @torch.no_grad()
@@ -130,10 +129,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="train var", description=__doc__)
     loop.add_run_arguments(parser)
     parser.add_argument("--tokenizer", default="models/mmgen_demo_vae.safetensors")
-    parser.add_argument("--depth", type=int, default=8)
-    parser.add_argument("--width", type=int, default=160)
-    parser.add_argument("--heads", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--depth", type=int, default=5)
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--heads", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=16, help="per process")
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--decay", type=float, default=0.05, help="weight decay of matrices")
     return parser.parse_args(argv)
@@ -170,8 +169,10 @@ def main(argv: list[str] | None = None) -> int:
         len(test_set),
     )
     ema, budget = train(model, train_set, test_set, args)
-    model.load_state_dict(ema.average)
-    finish(model, tokenizer, train_set, test_set, budget, args)
+    if loop.rank() == 0:
+        model.load_state_dict(ema.average)
+        finish(model, tokenizer, train_set, test_set, budget, args)
+    loop.leave()
     return 0
 
 
@@ -195,15 +196,17 @@ def train(model, train_set: TokenSet, test_set: TokenSet, args) -> tuple[loop.Em
     state = loop.RunState(Path(args.runs) / "var.pt")
     if not args.fresh:
         state.load(model, optimiser, ema, budget)
+    torch.manual_seed(args.seed + 1000 * loop.rank() + budget.step)
     running = 0.0
-    while budget.progress < 1:
-        loop.set_rate(optimiser, loop.one_cycle(budget.progress, args.rate))
+    while (progress := budget.progress) < 1:
+        loop.set_rate(optimiser, loop.one_cycle(progress, args.rate))
         index = torch.multinomial(weights, args.batch, replacement=True).to(device)
         ids, inputs, classes = train_set.rows(index)
         dropped = (torch.rand(args.batch) < CLASS_DROP).to(device)
         loss = loss_of(model, (ids, inputs, classes.masked_fill(dropped, NO_CLASS)))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        loop.average_gradients(model)
         nn.utils.clip_grad_norm_(model.parameters(), 2.0)
         optimiser.step()
         ema.update(model, budget.step)
@@ -211,11 +214,12 @@ def train(model, train_set: TokenSet, test_set: TokenSet, args) -> tuple[loop.Em
         budget.tick()
         if budget.step % 200 == 0:
             log.info("step %d %.0f s loss %.4f", budget.step, budget.seconds, running)
-        if budget.step % 2000 == 0:
+        if budget.step % 1000 == 0 and loop.rank() == 0:
             log.info("held out %.4f", held_out_loss(model, test_set))
-        if state.due():
+        if state.due() and loop.rank() == 0:
             state.save(model, optimiser, ema, budget)
-    state.save(model, optimiser, ema, budget)
+    if loop.rank() == 0:
+        state.save(model, optimiser, ema, budget)
     return ema, budget
 
 
@@ -243,3 +247,7 @@ def finish(model, tokenizer, train_set, test_set, budget, args) -> None:
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / "mmgen_demo_var.safetensors", {"config": json.dumps(config)})
     (out / "mmgen_demo_var.metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

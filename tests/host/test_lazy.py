@@ -12,6 +12,7 @@ from host_process import run_script
 CHOICES = ("auto", "bf16", "fp8", "int8")
 SCRIPT = r"""
 models, *choices = arguments
+from pack.mmgen_core.conditioners.scale_prompt import ClassPrompt
 from pack.mmgen_core.decoding.next_scale import ScaleSampling, generate
 
 folder_paths.folder_names_and_paths["mmgen"] = ([models], set())
@@ -48,7 +49,9 @@ def drawn(choice):
         for name, parameter in loaded.patcher.model.named_parameters():
             assert not parameter.is_meta, name
     with torch.inference_mode(), host.loaded(model, tokenizer):
-        tokens = generate(model.module, tokenizer.module, [0, -1], 3, ScaleSampling(top_k=0))
+        tokens = generate(
+            model.module, tokenizer.module, ClassPrompt([0, -1]), 3, ScaleSampling(top_k=0)
+        )
         picture = tokenizer.vae.decode(tokenizer.module.features(tokens))
         latent = tokenizer.vae.encode(picture)
     return tokens, picture, latent
