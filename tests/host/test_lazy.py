@@ -9,7 +9,7 @@ from __future__ import annotations
 import tiny
 from host_process import run_script
 
-CHOICES = ("auto", "bf16", "fp8", "int8")
+CHOICES = ("fp32", "fp8", "int8")
 SCRIPT = r"""
 models, *choices = arguments
 from pack.mmgen_core.conditioners.scale_prompt import ClassPrompt
@@ -71,6 +71,8 @@ with torch.inference_mode():
     for choice in choices:
         same(draw(choice, False), draw(choice, True))
     same(draw("auto", False), draw("auto", True, assign=True))
+    # Here lazy layers keep the file's precision; on a GPU the host casts as it streams.
+    assert torch.isfinite(draw("bf16", True)[1]).all()
 """
 
 

@@ -146,7 +146,7 @@ def test_saved_tokens_can_be_loaded(host, models):
 
 def test_refiner_names_the_missing_checkpoint(host, models):
     with pytest.raises(WorkflowError, match="CheckpointLoaderSimple.*v1-5-pruned"):
-        host.run(read(REFINER))
+        host.client.run(read(REFINER), whole=True)
 
 
 def test_refiner_runs_with_a_checkpoint(host, models):
