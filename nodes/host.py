@@ -33,6 +33,7 @@ from ..mmgen_core.checkpoints.files import Checkpoint, CheckpointError, read_che
 from ..mmgen_core.systems import identify
 from ..mmgen_core.systems.var import class_names
 from .code_map_vae import CodeMapAutoencoder
+from .muted import muted
 
 FOLDER = "mmgen"
 EXTENSIONS = {".safetensors", ".json", ".pth", ".pt", ".bin", ".ckpt"}
@@ -262,7 +263,7 @@ def _stock_vae(patcher: Any, precision: Precision) -> comfy.sd.VAE:
     Made from an empty state dict, so that every attribute this version of ComfyUI's VAE has
     gets its default; then the parts that name the model and its sizes are set.
     """
-    with _muted("No VAE weights detected"):
+    with muted("No VAE weights detected"):
         vae = comfy.sd.VAE(sd={})
     tokenizer = patcher.model.tokenizer
     width, stride = tokenizer.params.autoencoder.channels, tokenizer.stride
@@ -282,21 +283,6 @@ def _stock_vae(patcher: Any, precision: Precision) -> comfy.sd.VAE:
     )
     vae.model_size()
     return vae
-
-
-@contextmanager
-def _muted(text: str) -> Iterator[None]:
-    """Keep one warning out of the host's log."""
-    root = logging.getLogger()
-
-    def keep(record: logging.LogRecord) -> bool:
-        return text not in record.getMessage()
-
-    root.addFilter(keep)
-    try:
-        yield
-    finally:
-        root.removeFilter(keep)
 
 
 # Running
