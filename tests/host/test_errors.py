@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -212,3 +213,27 @@ def test_tokens_are_written_to_the_output_folder_only(host, models):
         "MMGenSaveTokens", tokens=["encode", 0], filename_prefix="../../../outside"
     )
     fails(host, prompt, "outside the output folder")
+
+
+def shard(models) -> str:
+    """tiny_var in two files and their index, whose name is returned."""
+    tensors = tiny.transformer_tensors(classes=8)
+    names = sorted(tensors)
+    parts = {
+        "big-00001-of-00002.safetensors": names[::2],
+        "big-00002-of-00002.safetensors": names[1::2],
+    }
+    for file, keys in parts.items():
+        save_file({key: tensors[key] for key in keys}, models / file)
+    index = {"weight_map": {key: file for file, keys in parts.items() for key in keys}}
+    (models / "big.safetensors.index.json").write_text(json.dumps(index))
+    return "big.safetensors.index.json"
+
+
+def test_sharded_file_loads_and_a_missing_shard_is_named(host, models):
+    name = shard(models)
+    prompt = draw(name)
+    assert host.images(host.run(prompt))
+    (models / "big-00002-of-00002.safetensors").unlink()
+    prompt["model"]["inputs"]["dtype"] = "fp16"  # else the model comes from the cache
+    fails(host, prompt, "big-00002-of-00002.safetensors")
