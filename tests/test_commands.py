@@ -15,7 +15,7 @@ import pytest
 
 from mmgen_core.__main__ import main
 from mmgen_core.commands import browser, environment, host, host_source, repair, stamps, workflows
-from mmgen_core.commands.client import WorkflowError, _files, _finished, _refusal
+from mmgen_core.commands.client import OutputFile, WorkflowError, _files, _finished, _refusal
 from mmgen_core.commands.console import CommandError, Progress, run_logged
 from mmgen_core.commands.host import Host
 from mmgen_core.commands.places import ROOT
@@ -375,6 +375,18 @@ def test_pictures_are_not_overwritten_unless_asked(tmp_path):
     assert workflows._save(b"2", path, replace=False) == tmp_path / "a-2.png"
     assert workflows._save(b"3", path, replace=True) == path
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a-2.png", "a.png"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        (OutputFile("3", "var_00001_.png", "", "output"), "graph-var_00001.png"),
+        (OutputFile("3", "graph_00001_.png", "", "output"), "graph_00001.png"),
+        (OutputFile("3:1", "ComfyUI_temp_xyz_00001_.png", "", "temp"), "graph-3_1-02.png"),
+    ],
+)
+def test_pictures_have_the_same_name_in_every_run(file, name):
+    assert workflows._name("graph", file, 2) == name
 
 
 def test_failed_prompt_names_the_node():

@@ -96,8 +96,10 @@ def save_files(client: Client, result: Result, stem: str, out: Path, replace: bo
 def _name(stem: str, file: OutputFile, number: int) -> str:
     """The same name in every run: a preview's own name is random."""
     own = PurePosixPath(file.filename)
-    middle = file.node.replace(":", "_") if file.kind == "temp" else own.stem.rstrip("_")
-    return f"{stem}-{middle}{f'-{number:02}' if file.kind == 'temp' else ''}{own.suffix}"
+    if file.kind == "temp":
+        return f"{stem}-{file.node.replace(':', '_')}-{number:02}{own.suffix}"
+    name = own.stem.rstrip("_")
+    return f"{name if name.startswith(stem) else f'{stem}-{name}'}{own.suffix}"
 
 
 def _save(data: bytes, path: Path, replace: bool) -> Path:
@@ -140,9 +142,12 @@ def run_files(
         try:
             written = run_workflow(server, path, out, replace)
         except WorkflowError as error:
-            skipped = may_skip and needs_other_models(error)
-            failures += not skipped
-            progress.step(f"{path.name}: {'skipped' if skipped else 'FAILED'}: {error}")
+            if may_skip and needs_other_models(error):
+                names = ", ".join(error.missing_files)
+                progress.step(f"{path.name}: skipped, it needs {names}")
+                continue
+            failures += 1
+            progress.step(f"{path.name}: FAILED: {error}")
         except CommandError as error:
             failures += 1
             progress.step(f"{path.name}: FAILED: {error}")
