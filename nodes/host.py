@@ -34,10 +34,11 @@ from ..mmgen_core.conditioners.scale_prompt import TextFeatures
 from ..mmgen_core.systems import identify
 from ..mmgen_core.systems.var import class_names
 from .code_map_vae import CodeMapAutoencoder
+from .muted import muted
 
 FOLDER = "mmgen"
 EXTENSIONS = {".safetensors", ".json", ".pth", ".pt", ".bin", ".ckpt"}
-TOKENS_SUFFIX = ".tokens.safetensors"
+TOKENS_FOLDER, TOKENS_SUFFIX = "tokens", ".tokens.safetensors"
 QUANTISED = {"fp8": "float8_e4m3fn", "int8": "int8_tensorwise"}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
@@ -71,15 +72,13 @@ def _is_model(name: str) -> bool:
 
 
 def tokens_files() -> list[str]:
-    """Saved image tokens of the output and input folders, as annotated names."""
-    found = []
-    for kind, folder in (
-        ("output", folder_paths.get_output_directory()),
-        ("input", folder_paths.get_input_directory()),
-    ):
-        paths = sorted(Path(folder).rglob(f"*{TOKENS_SUFFIX}"))
-        found += [f"{path.relative_to(folder).as_posix()} [{kind}]" for path in paths]
-    return found
+    """Saved image tokens, below the output folder's "tokens" and in the input folder, as
+    annotated names. Not the whole output folder: pickers are filled for every prompt."""
+    output = Path(folder_paths.get_output_directory())
+    saved = sorted((output / TOKENS_FOLDER).rglob(f"*{TOKENS_SUFFIX}"))
+    given = sorted(Path(folder_paths.get_input_directory()).glob(f"*{TOKENS_SUFFIX}"))
+    names = [f"{path.relative_to(output).as_posix()} [output]" for path in saved]
+    return names + [f"{path.name} [input]" for path in given]
 
 
 def tokens_path(annotated_name: str) -> Path:
@@ -88,9 +87,10 @@ def tokens_path(annotated_name: str) -> Path:
 
 
 def new_tokens_path(prefix: str) -> tuple[Path, str]:
-    """Path for a new tokens file in the output folder, and its name relative to that folder."""
-    output = folder_paths.get_output_directory()
-    folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
+    """Path for a new tokens file below the output folder, and its name relative to that."""
+    folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(
+        f"{TOKENS_FOLDER}/{prefix}", folder_paths.get_output_directory()
+    )
     name = f"{stem}_{counter:05}_{TOKENS_SUFFIX}"
     return Path(folder) / name, (Path(subfolder) / name).as_posix()
 
@@ -264,7 +264,7 @@ def _stock_vae(patcher: Any, precision: Precision) -> comfy.sd.VAE:
     Made from an empty state dict, so that every attribute this version of ComfyUI's VAE has
     gets its default; then the parts that name the model and its sizes are set.
     """
-    with _muted("No VAE weights detected"):
+    with muted("No VAE weights detected"):
         vae = comfy.sd.VAE(sd={})
     tokenizer = patcher.model.tokenizer
     width, stride = tokenizer.params.autoencoder.channels, tokenizer.stride
@@ -286,6 +286,7 @@ def _stock_vae(patcher: Any, precision: Precision) -> comfy.sd.VAE:
     return vae
 
 
+<<<<<<< HEAD
 @contextmanager
 def _muted(text: str) -> Iterator[None]:
     """Keep one warning out of the host's log."""
@@ -335,6 +336,8 @@ def text_features(clip: Any, text: str) -> TextFeatures:
     return TextFeatures(hidden, hidden[:, end], mask)
 
 
+=======
+>>>>>>> main
 # Running
 
 

@@ -95,15 +95,15 @@ class SaveTokens(io.ComfyNode):
             node_id="MMGenSaveTokens",
             display_name="Save Image Tokens",
             category="mmgen/tokens",
-            description="Saves image tokens to the output folder: a few kilobytes per picture.",
+            description="Saves image tokens to output/tokens: a few kilobytes per picture.",
             search_aliases=["var", "save tokens", "export", "codes"],
             is_output_node=True,
             inputs=[
                 Tokens.Input("tokens", tooltip="The image tokens to save."),
                 io.String.Input(
                     "filename_prefix",
-                    default="tokens/mmgen",
-                    tooltip="Folder and beginning of the name below the output folder.",
+                    default="mmgen",
+                    tooltip="Beginning of the name, with folders if you like, below output/tokens.",
                 ),
             ],
         )
@@ -130,7 +130,7 @@ class LoadTokens(io.ComfyNode):
                 io.Combo.Input(
                     "tokens_name",
                     options=host.tokens_files(),
-                    tooltip="A saved file in the output or the input folder.",
+                    tooltip="A saved file in output/tokens or in the input folder.",
                 )
             ],
             outputs=[Tokens.Output("tokens", display_name="image tokens", tooltip="The tokens.")],

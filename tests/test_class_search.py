@@ -49,6 +49,11 @@ def test_nothing_like_it():
         find_class(NAMES, "xyzzy-42")
 
 
+def test_model_without_classes():
+    with pytest.raises(ValueError, match="no classes"):
+        find_class([], "cat")
+
+
 def test_imagenet_names():
     names = imagenet_classes()
     assert len(names) == len(set(names)) == 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -191,9 +192,10 @@ def encode(width: int = 16) -> dict[str, dict]:
 
 
 def test_saved_tokens_that_are_none(host, models):
-    save_file({"a": torch.zeros(1)}, host.output_dir / "wrong.tokens.safetensors")
+    (host.output_dir / "tokens").mkdir(exist_ok=True)
+    save_file({"a": torch.zeros(1)}, host.output_dir / "tokens" / "wrong.tokens.safetensors")
     prompt = encode()
-    prompt["load"] = node("MMGenLoadTokens", tokens_name="wrong.tokens.safetensors [output]")
+    prompt["load"] = node("MMGenLoadTokens", tokens_name="tokens/wrong.tokens.safetensors [output]")
     prompt["view"]["inputs"]["tokens"] = ["load", 0]
     fails(host, prompt, "wrong.tokens.safetensors", "no image tokens")
 
@@ -203,3 +205,35 @@ def test_tokens_are_read_from_the_folders_only(host, models):
     prompt["load"] = node("MMGenLoadTokens", tokens_name="../../secret.tokens.safetensors [output]")
     prompt["view"]["inputs"]["tokens"] = ["load", 0]
     fails(host, prompt, "secret")
+
+
+def test_tokens_are_written_to_the_output_folder_only(host, models):
+    prompt = encode()
+    prompt["saving"] = node(
+        "MMGenSaveTokens", tokens=["encode", 0], filename_prefix="../../../outside"
+    )
+    fails(host, prompt, "outside the output folder")
+
+
+def shard(models) -> str:
+    """tiny_var in two files and their index, whose name is returned."""
+    tensors = tiny.transformer_tensors(classes=8)
+    names = sorted(tensors)
+    parts = {
+        "big-00001-of-00002.safetensors": names[::2],
+        "big-00002-of-00002.safetensors": names[1::2],
+    }
+    for file, keys in parts.items():
+        save_file({key: tensors[key] for key in keys}, models / file)
+    index = {"weight_map": {key: file for file, keys in parts.items() for key in keys}}
+    (models / "big.safetensors.index.json").write_text(json.dumps(index))
+    return "big.safetensors.index.json"
+
+
+def test_sharded_file_loads_and_a_missing_shard_is_named(host, models):
+    name = shard(models)
+    prompt = draw(name)
+    assert host.images(host.run(prompt))
+    (models / "big-00002-of-00002.safetensors").unlink()
+    prompt["model"]["inputs"]["dtype"] = "fp16"  # else the model comes from the cache
+    fails(host, prompt, "big-00002-of-00002.safetensors")

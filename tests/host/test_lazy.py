@@ -6,39 +6,12 @@ builds the models, and compares the tokens drawn with those of models built with
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-import pytest
 import tiny
+from host_process import run_script
 
-from mmgen_core.commands.places import ROOT
-
-CHOICES = ("auto", "bf16", "fp8", "int8")
+CHOICES = ("fp32", "fp8", "int8")
 SCRIPT = r"""
-import importlib.util, sys
-from pathlib import Path
-
-comfyui, pack, models, *choices = sys.argv[1:]
-sys.argv = sys.argv[:1]
-sys.path.insert(0, comfyui)
-from comfy.cli_args import args
-args.cpu = True
-import torch
-import comfy.memory_management
-import comfy.model_patcher
-import comfy.utils
-import folder_paths
-
-spec = importlib.util.spec_from_file_location(
-    "pack", Path(pack) / "__init__.py", submodule_search_locations=[pack]
-)
-module = importlib.util.module_from_spec(spec)
-sys.modules["pack"] = module
-spec.loader.exec_module(module)
-from pack.nodes import host
+models, *choices = arguments
 from pack.mmgen_core.conditioners.scale_prompt import ClassPrompt
 from pack.mmgen_core.decoding.next_scale import ScaleSampling, generate
 
@@ -98,24 +71,13 @@ with torch.inference_mode():
     for choice in choices:
         same(draw(choice, False), draw(choice, True))
     same(draw("auto", False), draw("auto", True, assign=True))
+    # Here lazy layers keep the file's precision; on a GPU the host casts as it streams.
+    assert torch.isfinite(draw("bf16", True)[1]).all()
 """
 
 
-def where_comfyui_is() -> tuple[str, str]:
-    comfyui = os.environ.get("MMGEN_COMFYUI") or str(ROOT / ".comfyui")
-    python = os.environ.get("MMGEN_PYTHON") or sys.executable
-    if not (Path(comfyui) / "main.py").is_file():
-        pytest.fail(f"no ComfyUI at {comfyui}: run `python -m mmgen_core test`", pytrace=False)
-    return comfyui, python
-
-
 def test_lazy_models_give_the_same(tmp_path):
-    comfyui, python = where_comfyui_is()
     tensors = tiny.transformer_tensors(), tiny.tokenizer_tensors()
     tiny.write(tmp_path / "tiny_var.safetensors", tensors[0], tiny.TRANSFORMER_CONFIG)
     tiny.write(tmp_path / "tiny_vae.safetensors", tensors[1], tiny.TOKENIZER_CONFIG)
-    script = tmp_path / "lazy.py"
-    script.write_text(SCRIPT, encoding="utf-8")
-    command = [python, str(script), comfyui, str(ROOT), str(tmp_path), *CHOICES]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
+    run_script(SCRIPT, tmp_path, str(tmp_path), *CHOICES)

@@ -132,11 +132,11 @@ def test_inpainting_leaves_other_pixels(host, models):
 def test_saved_tokens_can_be_loaded(host, models):
     prompt = read("var_variation")
     host.run(prompt)
-    saved = sorted((host.output_dir / "mmgen").glob("tokens_*.tokens.safetensors"))
+    saved = sorted((host.output_dir / "tokens").glob("mmgen_*.tokens.safetensors"))
     loader, view = ids_of(prompt, "MMGenLoadTokens")[0], ids_of(prompt, "MMGenViewTokens")[0]
     maps = ids_of(prompt, "PreviewImage")[0]
     assert saved
-    prompt[loader]["inputs"]["tokens_name"] = f"mmgen/{saved[-1].name} [output]"
+    prompt[loader]["inputs"]["tokens_name"] = f"tokens/{saved[-1].name} [output]"
     prompt[view]["inputs"]["tokens"] = [loader, 0]
     result = host.client.wait(
         host.client.submit(prompt, partial_execution_targets=[maps]), timeout=120
@@ -146,7 +146,7 @@ def test_saved_tokens_can_be_loaded(host, models):
 
 def test_refiner_names_the_missing_checkpoint(host, models):
     with pytest.raises(WorkflowError, match="CheckpointLoaderSimple.*v1-5-pruned"):
-        host.run(read(REFINER))
+        host.client.run(read(REFINER), whole=True)
 
 
 def test_refiner_runs_with_a_checkpoint(host, models):
