@@ -286,22 +286,6 @@ def _stock_vae(patcher: Any, precision: Precision) -> comfy.sd.VAE:
     return vae
 
 
-<<<<<<< HEAD
-@contextmanager
-def _muted(text: str) -> Iterator[None]:
-    """Keep one warning out of the host's log."""
-    root = logging.getLogger()
-
-    def keep(record: logging.LogRecord) -> bool:
-        return text not in record.getMessage()
-
-    root.addFilter(keep)
-    try:
-        yield
-    finally:
-        root.removeFilter(keep)
-
-
 # Texts
 
 CLIP_END = 49407  # the end of the text in CLIP's vocabulary
@@ -336,8 +320,6 @@ def text_features(clip: Any, text: str) -> TextFeatures:
     return TextFeatures(hidden, hidden[:, end], mask)
 
 
-=======
->>>>>>> main
 # Running
 
 
