@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..mmgen_core.image_tokens import ImageTokens
-from ..mmgen_core.token_maps import code_map_grid, enlarged, token_mask
+from ..mmgen_core.token_maps import blend_mask, code_map_grid, token_mask
 from . import host
 from .api import Tokens, io, ui
 
@@ -43,8 +43,8 @@ class TokenMask(io.ComfyNode):
                 io.Mask.Output(
                     "token_mask",
                     display_name="mask",
-                    tooltip="The area of the tokens that will be redrawn, in the size of the "
-                    "mask; use it to put the untouched pixels back.",
+                    tooltip="The area of the tokens that will be redrawn, with a soft inner edge, "
+                    "in the size of the mask; use it to put the untouched pixels back.",
                 ),
             ],
         )
@@ -55,7 +55,7 @@ class TokenMask(io.ComfyNode):
         if tokens.batch != 1 and len(mask_BHW) not in (1, tokens.batch):
             raise ValueError(f"{len(mask_BHW)} masks do not fit {tokens.batch} pictures.")
         redraw = token_mask(mask_BHW.cpu(), tokens.grid, coverage)
-        shown = host.to_output(enlarged(redraw, mask_BHW.shape[-2:]))
+        shown = host.to_output(blend_mask(redraw, mask_BHW.shape[-2:]))
         return io.NodeOutput(tokens.with_mask(redraw), shown)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmgen_core.token_maps import code_colours, code_map_grid, enlarged, token_mask
+from mmgen_core.token_maps import blend_mask, code_colours, code_map_grid, token_mask
 
 
 def test_mask_takes_tokens_by_coverage():
@@ -31,10 +31,14 @@ def test_empty_mask_is_refused_in_any_row():
         token_mask(mask, (4, 4), 0.1)
 
 
-def test_enlarged_keeps_sharp_edges():
-    large = enlarged(torch.tensor([[[0.0, 1.0]]]), (3, 8))
-    assert large.shape == (1, 3, 8) and set(large.flatten().tolist()) == {0.0, 1.0}
-    assert large[0, 0].tolist() == [0] * 4 + [1] * 4
+def test_blend_mask_spares_every_kept_pixel():
+    redraw = torch.zeros(1, 4, 4)
+    redraw[:, 1:3, 1:] = 1  # up to the right border
+    blend = blend_mask(redraw, (64, 64))[0]
+    kept = redraw[0].repeat_interleave(16, 0).repeat_interleave(16, 1) == 0
+    assert (blend[kept] == 0).all()
+    assert (blend[24:40, 24:] == 1).all(), "full strength from the tokens' centres on"
+    assert ((blend[:, 40].diff()).abs() < 0.2).all(), "no hard edge"
 
 
 def test_code_colours_differ():
