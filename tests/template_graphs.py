@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 URL = "https://huggingface.co/FoundationVision/var"
 MODELS_NOTE = f"""## Models
 
-The demo models in this pack draw emoji-like pictures of 128 x 128 pixels, so the workflow runs \
+The demo models in this pack draw emoji-like pictures of 64 x 64 pixels, so the workflow runs \
 at once.
 
 For photographs, put these public files into `ComfyUI/models/mmgen` and choose them in the two \
