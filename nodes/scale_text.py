@@ -15,13 +15,14 @@ class EncodeScaleText(io.ComfyNode):
             display_name="Encode Text for Scale Model (STAR)",
             category="mmgen/conditioning",
             description="Encodes a text, and one to be guided away from, for a next-scale model "
-            "that draws from words.",
+            "that draws from words (STAR).",
             search_aliases=["star", "var", "next-scale", "prompt", "text to image", "clip"],
             inputs=[
                 io.Clip.Input(
                     "clip",
-                    tooltip="The text encoder of Stable Diffusion 2.1 (OpenCLIP ViT-H, width "
-                    "1024), for example by Load CLIP with type stable_diffusion.",
+                    tooltip="The text encoder that the model was trained with. For the public "
+                    "STAR files that of Stable Diffusion 2.1 (OpenCLIP ViT-H, width 1024): Load "
+                    "CLIP with type stable_diffusion, or Load Checkpoint with an SD 2.1 file.",
                 ),
                 io.String.Input(
                     "text",
@@ -49,7 +50,9 @@ class EncodeScaleText(io.ComfyNode):
             ],
             outputs=[
                 ScalePrompt.Output(
-                    "prompt", display_name="scale prompt", tooltip="For the Scale Sampler."
+                    "prompt",
+                    display_name="scale prompt",
+                    tooltip="For prompt of the Scale Sampler.",
                 )
             ],
         )

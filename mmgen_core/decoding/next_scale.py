@@ -246,7 +246,8 @@ def prompt_rows(
     p, by_class = model.params, isinstance(prompt, ClassPrompt)
     if by_class != bool(p.classes):
         wanted, given = ("a class", "a text") if p.classes else ("a text", "a class")
-        raise ValueError(f"This model draws {wanted}; {given} was given. Give it {wanted}.")
+        todo = "Disconnect prompt and give a class" if p.classes else "Connect an encoded prompt"
+        raise ValueError(f"This model draws from {wanted}, not from {given}. {todo}.")
     if by_class:
         return prompt.rows(p.classes, guided, device)
     return prompt.rows(p.text_width, guided, device, model.compute_dtype)
