@@ -17,8 +17,11 @@ from mmgen_core.commands.places import API_WORKFLOWS, ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 REFINER = "var_sd_refiner"  # needs a Stable Diffusion checkpoint
-OURS = [name for name in NAMES if name != REFINER]
 LOADERS = ("MMGenLoadScaleModel", "MMGenLoadImageTokenizer")
+REPOSITORIES = {
+    "var": "https://huggingface.co/FoundationVision/var",
+    "star": "https://huggingface.co/taocrayon/STAR",
+}
 
 
 def read(name: str) -> dict:
@@ -27,6 +30,21 @@ def read(name: str) -> dict:
 
 def ids_of(prompt: dict, *kinds: str) -> list[str]:
     return [node for node, entry in prompt.items() if entry["class_type"] in kinds]
+
+
+def is_complete(name: str) -> bool:
+    """Whether a template needs no other model than those of this pack."""
+    prompt = read(name)
+    names = {
+        value
+        for entry in prompt.values()
+        for key, value in entry["inputs"].items()
+        if key in ("model_name", "tokenizer_name", "clip_name", "ckpt_name")
+    }
+    return all(value.startswith("mmgen_demo_") for value in names)
+
+
+OURS = [name for name in NAMES if is_complete(name)]
 
 
 def with_seed(prompt: dict, seed: int) -> dict:
@@ -65,7 +83,7 @@ def test_template_names_public_files(name):
         if node["type"].startswith("MMGen"):
             assert node["properties"]["cnr_id"] == "mmgen" and node["properties"]["ver"]
     notes = " ".join(n["widgets_values"][0] for n in workflow["nodes"] if "Note" in n["type"])
-    assert "https://huggingface.co/FoundationVision/var" in notes
+    assert REPOSITORIES[name.split("_")[0]] in notes
 
 
 @pytest.mark.parametrize("name", OURS)
