@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import json
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mmgen_core.commands.client import WorkflowError
+from mmgen_core.commands.places import API_WORKFLOWS
 
 
 def node(kind: str, **inputs: object) -> dict:
@@ -67,3 +73,24 @@ def fails(host, prompt: dict, *texts: str) -> None:
     message = str(caught.value)
     for text in texts:
         assert re.search(text, message), f"{text!r} not in: {message}"
+
+
+def read(name: str) -> dict:
+    """A shipped workflow."""
+    return json.loads((API_WORKFLOWS / f"{name}.json").read_text("utf-8"))
+
+
+def ids_of(prompt: dict, *kinds: str) -> list[str]:
+    return [node for node, entry in prompt.items() if entry["class_type"] in kinds]
+
+
+def with_seed(prompt: dict, seed: int) -> dict:
+    """The same prompt with other seeds in all samplers."""
+    prompt = copy.deepcopy(prompt)
+    for node in ids_of(prompt, "MMGenScaleSampler"):
+        prompt[node]["inputs"]["seed"] = seed
+    return prompt
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=np.float32)

@@ -15,6 +15,7 @@ FILES = {
     "text_encoder": "sd21_text_encoder.safetensors",
 }
 SIDE = 256
+TYPE = "stable_diffusion"
 PUBLISHED = {"guidance": 4.0, "top_k": 600, "top_p": 0.8}  # of the STAR demo
 MODELS_NOTE = f"""## Models
 
@@ -37,7 +38,9 @@ def star(name: str) -> tuple[Template, Node, Node, Node]:
     """A template with its note and loaders: model, tokenizer, text encoder."""
     t = Template(name)
     model, tokenizer = loaders(t, FILES["model"], FILES["tokenizer"], 520)
-    clip = t.add("CLIPLoader", (0, 300), clip_name=FILES["text_encoder"], type="stable_diffusion")
+    clip = t.add(
+        "CLIPLoader", (0, 300), clip_name=FILES["text_encoder"], type=TYPE, device="default"
+    )
     t.note(MODELS_NOTE, (-460, -40), (420, 520))
     return t, model, tokenizer, clip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 
@@ -10,10 +9,11 @@ import numpy as np
 import pytest
 import tiny_sd15
 from PIL import Image
+from prompts import ids_of, pixels, read, with_seed
 from workflow_forms import to_api
 
 from mmgen_core.commands.client import WorkflowError
-from mmgen_core.commands.places import API_WORKFLOWS, ROOT
+from mmgen_core.commands.places import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 REFINER = "var_sd_refiner"  # needs a Stable Diffusion checkpoint
@@ -22,14 +22,6 @@ REPOSITORIES = {
     "var": "https://huggingface.co/FoundationVision/var",
     "star": "https://huggingface.co/taocrayon/STAR",
 }
-
-
-def read(name: str) -> dict:
-    return json.loads((API_WORKFLOWS / f"{name}.json").read_text("utf-8"))
-
-
-def ids_of(prompt: dict, *kinds: str) -> list[str]:
-    return [node for node, entry in prompt.items() if entry["class_type"] in kinds]
 
 
 def is_complete(name: str) -> bool:
@@ -45,18 +37,6 @@ def is_complete(name: str) -> bool:
 
 
 OURS = [name for name in NAMES if is_complete(name)]
-
-
-def with_seed(prompt: dict, seed: int) -> dict:
-    """The same prompt with other seeds in all samplers."""
-    prompt = copy.deepcopy(prompt)
-    for node in ids_of(prompt, "MMGenScaleSampler"):
-        prompt[node]["inputs"]["seed"] = seed
-    return prompt
-
-
-def pixels(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=np.float32)
 
 
 @pytest.mark.parametrize("name", NAMES)
