@@ -220,6 +220,12 @@ def check_pair(model: ScaleTransformer, tokenizer: MultiScaleVQ) -> None:
             f"The scale model draws {ours[0]} codes of {ours[1]} channels, the tokenizer has "
             f"{theirs[0]} of {theirs[1]}. Load the tokenizer that belongs to the model."
         )
+    wanted = model.params.codebook
+    if wanted not in (None, tokenizer.fingerprint):
+        raise ValueError(
+            f"The scale model was trained with the codebook {wanted}, the tokenizer has "
+            f"{tokenizer.fingerprint}. Load the tokenizer that belongs to the model."
+        )
 
 
 def check_mode(model: ScaleTransformer, sampling: ScaleSampling) -> None:
