@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from mmgen_core.commands.client import WorkflowError
 from mmgen_core.commands.places import ROOT
+from mmgen_core.commands.workflows import needs_other_models
 from mmgen_core.image_tokens import ImageTokens
 
 TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("star_*.json"))
@@ -76,7 +77,8 @@ def test_template_names_what_is_missing(host, name):
         host.client.run(read(name), whole=True)
     wanted = {"star_rope_d30_256-ar-ckpt-ep3-iter20000.pth", "vae_ch160v4096z32.pth"}
     wanted |= {"sd21_text_encoder.safetensors"}
-    assert wanted <= set(caught.value.missing_files)  # the demo command skips it then
+    assert wanted <= set(caught.value.missing_files)
+    assert needs_other_models(caught.value), "the demo command would not skip it"
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
