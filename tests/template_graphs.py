@@ -6,6 +6,8 @@ from template_parts import Node, Template, box_mask, decode, edit, loaders, refi
 
 URL = "https://huggingface.co/FoundationVision/var"
 MODEL, TOKENIZER = "mmgen_demo_var.safetensors", "mmgen_demo_vae.safetensors"
+# What the demo model draws best with; the nodes' own defaults are those of the public models.
+DEMO = {"guidance": 1.5, "top_k": 0, "top_p": 0.6, "smooth": False}
 MODELS_NOTE = f"""## Models
 
 The demo models in this pack draw emoji-like pictures of 64 x 64 pixels, so the workflow runs \
@@ -22,7 +24,8 @@ loaders (MIT licence, {URL}):
 - model, 512 px: [var_d36.pth]({URL}/resolve/main/var_d36.pth) (9.4 GB)
 
 They know the 1000 ImageNet classes: write such a name into **Class by Name**, for example \
-*volcano*."""
+*volcano*. Set the sampler to *guidance* 4, *top_k* 900, *top_p* 0.95 for them; the values here \
+suit the demo model."""
 
 
 def class_by_name(template: Template, position, model: Node, name: str, title=None) -> Node:
@@ -32,8 +35,9 @@ def class_by_name(template: Template, position, model: Node, name: str, title=No
 def class_to_image() -> Template:
     t = Template("var_class_to_image")
     model, tokenizer = loaders(t, MODEL, TOKENIZER)
-    found = class_by_name(t, (400, 0), model, "smiling face")
-    drawn = sampler(t, (400, 180), model, tokenizer, found[0], batch_size=4, seed=1)
+    found = class_by_name(t, (400, 0), model, "Santa Claus")
+    settings = {"batch_size": 4, "seed": 1} | DEMO
+    drawn = sampler(t, (400, 180), model, tokenizer, found[0], **settings)
     picture = decode(t, (760, 0), tokenizer, drawn)
     t.add("SaveImage", (760, 120), size=(420, 460), images=picture[0], filename_prefix="mmgen/var")
     t.add("MMGenImageNetClass", (0, 420), imagenet_class="0980 volcano")
@@ -52,7 +56,7 @@ def source_picture(t: Template, model: Node, tokenizer: Node, name: str, seed: i
     """The picture to edit is drawn first, so that the template runs on a fresh server."""
     found = class_by_name(t, (400, 0), model, name, "Class of the source picture")
     title = "Draw the source picture"
-    drawn = sampler(t, (400, 160), model, tokenizer, found[0], title, seed=seed)
+    drawn = sampler(t, (400, 160), model, tokenizer, found[0], title, seed=seed, **DEMO)
     picture = decode(t, (400, 530), tokenizer, drawn)
     t.group("Source picture", [380, -80, 320, 720], "#A88")
     t.note(
@@ -67,10 +71,10 @@ def source_picture(t: Template, model: Node, tokenizer: Node, name: str, seed: i
 def inpaint() -> Template:
     t = Template("var_inpaint")
     model, tokenizer = loaders(t, MODEL, TOKENIZER)
-    picture = source_picture(t, model, tokenizer, "smiling face", 1)
+    picture = source_picture(t, model, tokenizer, "police officer", 1)
     mask = box_mask(t, (740, 0), (32, 64, 64, 48))
     t.group("Mask: white is redrawn", [720, -80, 312, 720], "#AA8")
-    edit(t, model, tokenizer, picture, mask[0], -1, seed=2)
+    edit(t, model, tokenizer, picture, mask[0], -1, seed=2, **DEMO)
     t.note(MODELS_NOTE, (-460, -40), (420, 430))
     t.note(
         "In-painting without a class (*class_id* -1). Instead of the box, a mask painted on "
@@ -84,11 +88,11 @@ def inpaint() -> Template:
 def outpaint() -> Template:
     t = Template("var_outpaint")
     model, tokenizer = loaders(t, MODEL, TOKENIZER)
-    picture = source_picture(t, model, tokenizer, "flower", 3)
+    picture = source_picture(t, model, tokenizer, "heart", 3)
     mask = box_mask(t, (740, 0), (24, 24, 80, 80))
     outside = t.add("InvertMask", (740, 520), mask=mask[0])
     t.group("Mask: white is redrawn", [720, -80, 312, 720], "#AA8")
-    edit(t, model, tokenizer, picture, outside[0], -1, seed=4)
+    edit(t, model, tokenizer, picture, outside[0], -1, seed=4, **DEMO)
     t.note(MODELS_NOTE, (-460, -40), (420, 430))
     t.note(
         "Out-painting keeps the box and redraws what is around it: the mask is inverted.",
@@ -101,11 +105,11 @@ def outpaint() -> Template:
 def class_edit() -> Template:
     t = Template("var_class_edit")
     model, tokenizer = loaders(t, MODEL, TOKENIZER)
-    picture = source_picture(t, model, tokenizer, "cat", 5)
-    found = class_by_name(t, (0, 400), model, "heart", "Class to draw under the mask")
-    mask = box_mask(t, (740, 0), (24, 24, 80, 80))
+    picture = source_picture(t, model, tokenizer, "police officer", 5)
+    found = class_by_name(t, (0, 400), model, "firefighter", "Class to draw under the mask")
+    mask = box_mask(t, (740, 0), (16, 0, 96, 80))
     t.group("Mask: white is redrawn", [720, -80, 312, 720], "#AA8")
-    edit(t, model, tokenizer, picture, mask[0], found[0], seed=6)
+    edit(t, model, tokenizer, picture, mask[0], found[0], seed=6, **DEMO)
     t.note(MODELS_NOTE, (-460, -40), (420, 430))
     t.note(
         "Zero-shot class editing: the area under the mask becomes another class, in keeping "
@@ -119,11 +123,11 @@ def class_edit() -> Template:
 def variation() -> Template:
     t = Template("var_variation")
     model, tokenizer = loaders(t, MODEL, TOKENIZER)
-    picture = source_picture(t, model, tokenizer, "flower", 7)
+    picture = source_picture(t, model, tokenizer, "construction worker", 7)
     tokens = t.add(
         "MMGenEncodeImage", (740, 0), tokenizer=tokenizer[0], image=picture[0], model=model[0]
     )
-    found = class_by_name(t, (740, 130), model, "flower", "Class of the variations")
+    found = class_by_name(t, (740, 130), model, "construction worker", "Class of the variations")
     varied = sampler(
         t,
         (740, 280),
@@ -135,6 +139,7 @@ def variation() -> Template:
         keep_scales=3,
         batch_size=4,
         seed=8,
+        **DEMO,
     )
     result = decode(t, (1100, 0), tokenizer, varied)
     t.add(
@@ -167,7 +172,7 @@ def sd_refiner() -> Template:
     t = Template("var_sd_refiner")
     model, tokenizer = loaders(t, MODEL, TOKENIZER)
     found = class_by_name(t, (400, 0), model, "tree")
-    drawn = sampler(t, (400, 160), model, tokenizer, found[0], seed=9)
+    drawn = sampler(t, (400, 160), model, tokenizer, found[0], seed=9, **DEMO)
     picture = decode(t, (400, 530), tokenizer, drawn)
     t.group("VAR draws", [380, -80, 320, 720], "#A88")
     refine(t, picture, "What VAR drew", "a photograph of a large tree on a meadow")
