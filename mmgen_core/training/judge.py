@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class Classifier(nn.Sequential):
     """Drawing [B, 3, H, W] in -1..1 to class logits."""
 
-    def __init__(self, classes: int, width: int = 48) -> None:
+    def __init__(self, classes: int, width: int = 32) -> None:
         layers: list[nn.Module] = []
         for inner, outer in ((3, width), (width, 2 * width), (2 * width, 4 * width)):
             layers += [nn.Conv2d(inner, outer, 3, 2, 1), nn.BatchNorm2d(outer), nn.SiLU()]
@@ -55,7 +55,8 @@ def train_classifier(pictures: Tensor, classes: Tensor, steps: int) -> Classifie
     for step in range(steps):
         loop.set_rate(optimiser, loop.one_cycle(step / steps, 2e-3))
         index = torch.multinomial(weights, 64, replacement=True).to(pictures.device)
-        logits = model(varied(pictures[index]))
+        with torch.autocast(pictures.device.type, torch.bfloat16):
+            logits = model(varied(pictures[index])).float()
         loss = F.cross_entropy(logits, classes[index], label_smoothing=0.1)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -119,7 +120,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, default=100)
     parser.add_argument("--top-p", type=float, default=0.9)
     parser.add_argument("--each", type=int, default=4, help="pictures per class")
-    parser.add_argument("--classifier-steps", type=int, default=1500)
+    parser.add_argument("--classifier-steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
