@@ -18,6 +18,7 @@ from torch import nn
 
 from mmgen_core.checkpoints import Checkpoint
 from mmgen_core.checkpoints.architecture import build
+from mmgen_core.conditioners.scale_prompt import ClassPrompt
 from mmgen_core.decoding.next_scale import ScaleSampling, generate
 from mmgen_core.models.scale_transformer import ScaleTransformer, ScaleTransformerParams
 from mmgen_core.systems import identify, var
@@ -70,7 +71,7 @@ def our_run(tensors, dtype, device, classes) -> Callable[[], torch.Tensor]:
 
     def run() -> torch.Tensor:
         with torch.inference_mode():
-            tokens = generate(model, tokenizer, classes, 0, SAMPLING)
+            tokens = generate(model, tokenizer, ClassPrompt(classes), 0, SAMPLING)
             return tokenizer.decode(tokens, device)
 
     return run

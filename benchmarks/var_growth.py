@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from mmgen_core.conditioners.scale_prompt import ClassPrompt
 from mmgen_core.decoding.next_scale import ScaleSampling, generate
 from mmgen_core.models.scale_transformer import ScaleTransformerParams
 
@@ -55,7 +56,7 @@ def measure(load, device: torch.device, repeats: int, figure: Path) -> None:
 
 def _run(pair, batch: int):
     sampling = ScaleSampling(4.0, 900, 0.95)
-    return lambda: generate(*pair, [1] * batch, 0, sampling)
+    return lambda: generate(*pair, ClassPrompt([1] * batch), 0, sampling)
 
 
 def _plot(curves: dict, figure: Path, title: str) -> None:

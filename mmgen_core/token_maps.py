@@ -41,9 +41,11 @@ def token_mask(mask_BHW: Tensor, grid: tuple[int, int], coverage: float) -> Tens
     return redraw
 
 
-def enlarged(map_Bhw: Tensor, size: tuple[int, int]) -> Tensor:
-    """A token-grid map as a sharp-edged map [B, *size]."""
-    return F.interpolate(map_Bhw[:, None], size=size, mode="nearest-exact")[:, 0]
+def blend_mask(redraw_Bhw: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where to take redrawn pixels, [B, *size]: 0 on every kept token, so that its pixels stay
+    as they are, rising to 1 over half a token inside the redrawn area, so that no seam shows."""
+    smooth = F.interpolate(redraw_Bhw[:, None], size=size, mode="bilinear")[:, 0]
+    return (2 * smooth - 1).clamp(0, 1)
 
 
 def code_colours(ids: Tensor) -> Tensor:

@@ -33,10 +33,11 @@ from ..mmgen_core.checkpoints.files import Checkpoint, CheckpointError, read_che
 from ..mmgen_core.systems import identify
 from ..mmgen_core.systems.var import class_names
 from .code_map_vae import CodeMapAutoencoder
+from .muted import muted
 
 FOLDER = "mmgen"
 EXTENSIONS = {".safetensors", ".json", ".pth", ".pt", ".bin", ".ckpt"}
-TOKENS_SUFFIX = ".tokens.safetensors"
+TOKENS_FOLDER, TOKENS_SUFFIX = "tokens", ".tokens.safetensors"
 QUANTISED = {"fp8": "float8_e4m3fn", "int8": "int8_tensorwise"}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
@@ -70,15 +71,13 @@ def _is_model(name: str) -> bool:
 
 
 def tokens_files() -> list[str]:
-    """Saved image tokens of the output and input folders, as annotated names."""
-    found = []
-    for kind, folder in (
-        ("output", folder_paths.get_output_directory()),
-        ("input", folder_paths.get_input_directory()),
-    ):
-        paths = sorted(Path(folder).rglob(f"*{TOKENS_SUFFIX}"))
-        found += [f"{path.relative_to(folder).as_posix()} [{kind}]" for path in paths]
-    return found
+    """Saved image tokens, below the output folder's "tokens" and in the input folder, as
+    annotated names. Not the whole output folder: pickers are filled for every prompt."""
+    output = Path(folder_paths.get_output_directory())
+    saved = sorted((output / TOKENS_FOLDER).rglob(f"*{TOKENS_SUFFIX}"))
+    given = sorted(Path(folder_paths.get_input_directory()).glob(f"*{TOKENS_SUFFIX}"))
+    names = [f"{path.relative_to(output).as_posix()} [output]" for path in saved]
+    return names + [f"{path.name} [input]" for path in given]
 
 
 def tokens_path(annotated_name: str) -> Path:
@@ -87,9 +86,10 @@ def tokens_path(annotated_name: str) -> Path:
 
 
 def new_tokens_path(prefix: str) -> tuple[Path, str]:
-    """Path for a new tokens file in the output folder, and its name relative to that folder."""
-    output = folder_paths.get_output_directory()
-    folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
+    """Path for a new tokens file below the output folder, and its name relative to that."""
+    folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(
+        f"{TOKENS_FOLDER}/{prefix}", folder_paths.get_output_directory()
+    )
     name = f"{stem}_{counter:05}_{TOKENS_SUFFIX}"
     return Path(folder) / name, (Path(subfolder) / name).as_posix()
 
@@ -101,7 +101,7 @@ def new_tokens_path(prefix: str) -> tuple[Path, str]:
 class Precision:
     weights: torch.dtype
     compute: torch.dtype
-    quantised: str | None = None  # a format of comfy.quant_ops for the linear layers
+    quantised: str | None = None  # a key of QUANTISED: how linear layers are stored
 
     def operations(self, always_cast: bool = False) -> Any:
         if self.quantised:
@@ -115,12 +115,15 @@ def dtype_choices() -> list[str]:
     """What the dtype picker of a transformer offers on this host."""
     device = comfy.model_management.get_torch_device()
     choices = ["auto", *DTYPES]
-    formats = comfy.quant_ops.QUANT_ALGOS if comfy.quant_ops._CK_AVAILABLE else {}
-    if QUANTISED["fp8"] in formats and comfy.model_management.supports_cast(
-        device, torch.float8_e4m3fn
-    ):
+    if _layout("fp8") and comfy.model_management.supports_cast(device, torch.float8_e4m3fn):
         choices.append("fp8")
-    return [*choices, "int8"] if QUANTISED["int8"] in formats else choices
+    return [*choices, "int8"] if _layout("int8") else choices
+
+
+def _layout(choice: str) -> Any | None:
+    """The host's tensor layout for an 8-bit format; None where it has none."""
+    algorithm = comfy.quant_ops.QUANT_ALGOS.get(QUANTISED[choice], {})
+    return comfy.quant_ops.get_layout_class(algorithm.get("comfy_tensor_layout"))
 
 
 def choose_precision(choice: str, device: torch.device, tensors: dict[str, Tensor]) -> Precision:
@@ -133,7 +136,9 @@ def choose_precision(choice: str, device: torch.device, tensors: dict[str, Tenso
         comfy.utils.weight_dtype(tensors),
     )
     compute = comfy.model_management.unet_manual_cast(weights, device, supported) or weights
-    return Precision(compute if choice in QUANTISED else weights, compute, QUANTISED.get(choice))
+    if choice in QUANTISED:
+        return Precision(compute, compute, choice)
+    return Precision(weights, compute)
 
 
 def tokenizer_precision(choice: str, device: torch.device, tensors: dict[str, Tensor]) -> Precision:
@@ -144,25 +149,18 @@ def tokenizer_precision(choice: str, device: torch.device, tensors: dict[str, Te
     return choose_precision(choice, device, tensors)
 
 
-def quantising(match: Match, module: nn.Module, algorithm: str) -> Match:
-    """The match, its conversion extended: weights of linear layers in the host's 8-bit format."""
-    layers = [n for n, m in module.named_modules() if hasattr(m, "_full_precision_mm")]
-    layout = comfy.quant_ops.get_layout_class(
-        comfy.quant_ops.QUANT_ALGOS[algorithm]["comfy_tensor_layout"]
-    )
-    note = torch.frombuffer(
-        bytearray(json.dumps({"format": algorithm}).encode()), dtype=torch.uint8
-    )
+def quantising(match: Match, layers: list[str], choice: str) -> Match:
+    """The match, its conversion extended: weights of ``layers`` in the host's 8-bit format."""
+    layout, note = _layout(choice), json.dumps({"format": QUANTISED[choice]}).encode()
 
     def convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         state = match.architecture.convert(tensors)
         for name in layers:
-            if f"{name}.weight" not in state:
-                raise CheckpointError(f"The file lacks the tensor {name}.weight.")
-            weight = state[f"{name}.weight"].float()
-            codes, params = layout.quantize(weight, scale="recalculate")
+            if f"{name}.weight" not in state:  # the host's layers would not complain
+                raise CheckpointError(f"The file lacks the weights of the layer {name}.weight.")
+            codes, params = layout.quantize(state[f"{name}.weight"].float(), scale="recalculate")
             state[f"{name}.weight"], state[f"{name}.weight_scale"] = codes, params.scale
-            state[f"{name}.comfy_quant"] = note.clone()
+            state[f"{name}.comfy_quant"] = torch.tensor(list(note), dtype=torch.uint8)
         return state
 
     return replace(match, architecture=replace(match.architecture, convert=convert))
@@ -221,9 +219,8 @@ def _fill(
 ) -> Any:
     """Build the module, hand it to the memory manager, load its weights. Returns the patcher."""
     load_device, offload_device = devices
-    module = match.architecture.module(
-        match.params, precision.weights, offload_device, precision.operations(always_cast)
-    )
+    operations = precision.operations(always_cast)
+    module = match.architecture.module(match.params, precision.weights, offload_device, operations)
     module.compute_dtype = precision.compute
     wrapped = wrap(module).eval().requires_grad_(False)
     patcher = comfy.model_patcher.CoreModelPatcher(
@@ -231,7 +228,8 @@ def _fill(
     )
     comfy.model_management.archive_model_dtypes(wrapped)  # before loading: the wanted dtypes
     if precision.quantised:
-        match = quantising(match, module, precision.quantised)
+        layers = [n for n, m in module.named_modules() if isinstance(m, operations.Linear)]
+        match = quantising(match, layers, precision.quantised)
     load_state(module, match, checkpoint, assign=patcher.is_dynamic())
     return patcher
 
@@ -253,7 +251,10 @@ def load_tokenizer(name: str, dtype: str) -> Tokenizer:
     # Casting layers follow their input, so the code look-ups of a sampler run on its device
     # even where --cpu-vae keeps the tokenizer elsewhere.
     patcher = _fill(match, checkpoint, precision, devices, CodeMapAutoencoder, always_cast=True)
-    return Tokenizer(patcher, name, _stock_vae(patcher, precision))
+    vae = _stock_vae(patcher, precision)
+    state = patcher.model.tokenizer.state_dict
+    vae.get_sd = lambda: match.architecture.publish(state(), match.params)  # for Save VAE
+    return Tokenizer(patcher, name, vae)
 
 
 def _stock_vae(patcher: Any, precision: Precision) -> comfy.sd.VAE:
@@ -262,7 +263,7 @@ def _stock_vae(patcher: Any, precision: Precision) -> comfy.sd.VAE:
     Made from an empty state dict, so that every attribute this version of ComfyUI's VAE has
     gets its default; then the parts that name the model and its sizes are set.
     """
-    with _muted("No VAE weights detected"):
+    with muted("No VAE weights detected"):
         vae = comfy.sd.VAE(sd={})
     tokenizer = patcher.model.tokenizer
     width, stride = tokenizer.params.autoencoder.channels, tokenizer.stride
@@ -282,21 +283,6 @@ def _stock_vae(patcher: Any, precision: Precision) -> comfy.sd.VAE:
     )
     vae.model_size()
     return vae
-
-
-@contextmanager
-def _muted(text: str) -> Iterator[None]:
-    """Keep one warning out of the host's log."""
-    root = logging.getLogger()
-
-    def keep(record: logging.LogRecord) -> bool:
-        return text not in record.getMessage()
-
-    root.addFilter(keep)
-    try:
-        yield
-    finally:
-        root.removeFilter(keep)
 
 
 # Running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..mmgen_core.conditioners.scale_prompt import ClassPrompt
 from ..mmgen_core.decoding.next_scale import ScaleSampling, generate, memory_required
 from ..mmgen_core.image_tokens import ImageTokens
 from . import host
@@ -95,8 +96,8 @@ class ScaleSampler(io.ComfyNode):
         def rows(start: int, stop: int) -> ImageTokens:
             part = start_tokens is not None and stop - start < batch_size
             begin = start_tokens.rows(start, stop) if part else start_tokens
-            classes = [class_id] * (stop - start)
-            needed = memory_required(model.module, len(classes), guidance > 0)
+            classes = ClassPrompt([class_id] * (stop - start))
+            needed = memory_required(model.module, classes.batch, guidance > 0)
             progress = host.Progress(tokenizer.module.decode_partial)
             with host.loaded(model, tokenizer, memory_required=needed):
                 return generate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..mmgen_core.image_tokens import ImageTokens
-from ..mmgen_core.token_maps import code_map_grid, enlarged, token_mask
+from ..mmgen_core.token_maps import blend_mask, code_map_grid, token_mask
 from . import host
 from .api import Tokens, io, ui
 
@@ -43,8 +43,8 @@ class TokenMask(io.ComfyNode):
                 io.Mask.Output(
                     "token_mask",
                     display_name="mask",
-                    tooltip="The area of the tokens that will be redrawn, in the size of the "
-                    "mask; use it to put the untouched pixels back.",
+                    tooltip="The area of the tokens that will be redrawn, with a soft inner edge, "
+                    "in the size of the mask; use it to put the untouched pixels back.",
                 ),
             ],
         )
@@ -55,7 +55,7 @@ class TokenMask(io.ComfyNode):
         if tokens.batch != 1 and len(mask_BHW) not in (1, tokens.batch):
             raise ValueError(f"{len(mask_BHW)} masks do not fit {tokens.batch} pictures.")
         redraw = token_mask(mask_BHW.cpu(), tokens.grid, coverage)
-        shown = host.to_output(enlarged(redraw, mask_BHW.shape[-2:]))
+        shown = host.to_output(blend_mask(redraw, mask_BHW.shape[-2:]))
         return io.NodeOutput(tokens.with_mask(redraw), shown)
 
 
@@ -95,15 +95,15 @@ class SaveTokens(io.ComfyNode):
             node_id="MMGenSaveTokens",
             display_name="Save Image Tokens",
             category="mmgen/tokens",
-            description="Saves image tokens to the output folder: a few kilobytes per picture.",
+            description="Saves image tokens to output/tokens: a few kilobytes per picture.",
             search_aliases=["var", "save tokens", "export", "codes"],
             is_output_node=True,
             inputs=[
                 Tokens.Input("tokens", tooltip="The image tokens to save."),
                 io.String.Input(
                     "filename_prefix",
-                    default="tokens/mmgen",
-                    tooltip="Folder and beginning of the name below the output folder.",
+                    default="mmgen",
+                    tooltip="Beginning of the name, with folders if you like, below output/tokens.",
                 ),
             ],
         )
@@ -130,7 +130,7 @@ class LoadTokens(io.ComfyNode):
                 io.Combo.Input(
                     "tokens_name",
                     options=host.tokens_files(),
-                    tooltip="A saved file in the output or the input folder.",
+                    tooltip="A saved file in output/tokens or in the input folder.",
                 )
             ],
             outputs=[Tokens.Output("tokens", display_name="image tokens", tooltip="The tokens.")],

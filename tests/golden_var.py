@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+from golden_scale import numbered, spied_run
 
 from mmgen_core.checkpoints import Checkpoint, read_checkpoint
 from mmgen_core.checkpoints.architecture import build
-from mmgen_core.decoding import next_scale
-from mmgen_core.decoding.next_scale import ScaleSampling, generate
+from mmgen_core.conditioners.scale_prompt import ClassPrompt
+from mmgen_core.decoding.forced_tokens import keep_map
+from mmgen_core.decoding.next_scale import ScaleSampling
 from mmgen_core.decoding.noise import ScaleNoise
 from mmgen_core.image_tokens import ImageTokens
 from mmgen_core.systems import identify, var
@@ -39,10 +41,6 @@ def load(case, file: str, config: dict) -> torch.nn.Module:
     checkpoint = read_checkpoint(case.folder / file)
     checkpoint = Checkpoint(checkpoint.path, checkpoint.tensors, config)
     return build(identify(checkpoint), checkpoint)
-
-
-def numbered(name: str, tensors) -> dict[str, torch.Tensor]:
-    return {f"{name}.s{i}": tensor for i, tensor in enumerate(tensors)}
 
 
 @torch.inference_mode()
@@ -138,45 +136,13 @@ def teacher(model, case) -> dict[str, torch.Tensor]:
 
 
 def sampled(model, tokenizer, case, name, options, monkeypatch) -> dict[str, torch.Tensor]:
-    """One run of the engine, its intermediates read from outside."""
     scales = model.params.scales
     start = start_tokens(case, tokenizer, options, scales)
-    kinds = "hidden logits cfg_logits kept soft_assign h next_input fhat token_ids".split()
-    seen = {kind: [] for kind in kinds}
-
-    def spy(owner, function, note):
-        original = getattr(owner, function)
-
-        def wrapped(*args, **kwargs):
-            out = original(*args, **kwargs)
-            note(args, out)
-            return out
-
-        context.setattr(owner, function, wrapped)
-
-    with monkeypatch.context() as context:
-        spy(model, "hidden", lambda a, out: seen["hidden"].append(out))
-        spy(model, "logits", lambda a, out: seen["logits"].append(out))
-        spy(next_scale, "filter_logits", lambda a, out: note_filter(seen, a[0], out))
-        spy(next_scale, "draw", lambda a, out: seen["token_ids"].append(out))
-        spy(next_scale, "gumbel_mixture", lambda a, out: seen["soft_assign"].append(out))
-        spy(next_scale, "next_input", lambda a, out: seen["next_input"].append(as_map(out.clone())))
-        spy(tokenizer.quantize, "upsampled", lambda a, out: seen["h"].append(a[0]))
-        tokens = generate(
-            model,
-            tokenizer,
-            options.get("labels", case.spec["run"]["labels"]),
-            seed=0,
-            sampling=ScaleSampling(
-                options["cfg"],
-                options["top_k"],
-                options["top_p"],
-                options.get("more_smooth", False),
-            ),
-            start=start,
-            on_step=lambda step, total, f_hat: seen["fhat"].append(f_hat.clone()),
-            noise=recorded_noise(case, name, model),
-        )
+    prompt = ClassPrompt(options.get("labels", case.spec["run"]["labels"]))
+    smooth = options.get("more_smooth", False)
+    sampling = ScaleSampling(options["cfg"], options["top_k"], options["top_p"], smooth)
+    noise = recorded_noise(case, name, model)
+    tokens, seen = spied_run(model, tokenizer, prompt, sampling, start, noise, monkeypatch)
     results = {}
     for key, values in seen.items():
         results |= numbered(f"{name}.{key}", values)
@@ -184,7 +150,7 @@ def sampled(model, tokenizer, case, name, options, monkeypatch) -> dict[str, tor
     if "box" in options:
         keep = edit_mask(options, scales[-1])
         results[f"{name}.edit_mask"] = keep
-        maps = [next_scale.keep_map(1 - keep[None], side, False)[0] for side in scales]
+        maps = [keep_map(1 - keep[None], side, False)[0] for side in scales]
         results |= numbered(f"{name}.keep", maps)
         for ids, drawn, keep, given in zip(
             tokens.ids, seen["token_ids"], maps, start.ids, strict=True
@@ -195,16 +161,6 @@ def sampled(model, tokenizer, case, name, options, monkeypatch) -> dict[str, tor
             torch.equal(i.flatten(1), d) for i, d in zip(tokens.ids, seen["token_ids"], strict=True)
         )
     return results
-
-
-def note_filter(seen, logits, kept) -> None:
-    seen["cfg_logits"].append(logits.clone())
-    seen["kept"].append(torch.isfinite(kept))
-
-
-def as_map(x_BnC: torch.Tensor) -> torch.Tensor:
-    side = round(x_BnC.shape[1] ** 0.5)
-    return x_BnC.transpose(1, 2).unflatten(2, (side, side))
 
 
 def edit_mask(options, side: int) -> torch.Tensor:

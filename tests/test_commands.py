@@ -15,7 +15,7 @@ import pytest
 
 from mmgen_core.__main__ import main
 from mmgen_core.commands import browser, environment, host, host_source, repair, stamps, workflows
-from mmgen_core.commands.client import WorkflowError, _files, _finished, _refusal
+from mmgen_core.commands.client import OutputFile, WorkflowError, _files, _finished, _refusal
 from mmgen_core.commands.console import CommandError, Progress, run_logged
 from mmgen_core.commands.host import Host
 from mmgen_core.commands.places import ROOT
@@ -377,6 +377,18 @@ def test_pictures_are_not_overwritten_unless_asked(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a-2.png", "a.png"]
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        (OutputFile("3", "var_00001_.png", "", "output"), "graph-var_00001.png"),
+        (OutputFile("3", "graph_00001_.png", "", "output"), "graph_00001.png"),
+        (OutputFile("3:1", "ComfyUI_temp_xyz_00001_.png", "", "temp"), "graph-3_1-02.png"),
+    ],
+)
+def test_pictures_have_the_same_name_in_every_run(file, name):
+    assert workflows._name("graph", file, 2) == name
+
+
 def test_failed_prompt_names_the_node():
     data = {
         "node_id": "5",
@@ -390,16 +402,22 @@ def test_failed_prompt_names_the_node():
 
 
 @pytest.mark.parametrize(
-    ("kinds", "missing"),
-    [(["value_not_in_list"], True), (["value_not_in_list", "value_bigger_than_max"], False)],
+    ("values", "may_be_skipped"),
+    [
+        (["sd15.safetensors"], True),
+        (["sd15.safetensors", "euler"], False),
+        (["sd15.safetensors", 7], False),
+        (["sd15.safetensors", "mmgen_demo_var.safetensors"], False),
+    ],
 )
-def test_only_missing_files_may_be_skipped(kinds, missing):
-    errors = [{"type": kind, "message": "bad", "details": "x"} for kind in kinds]
+def test_only_models_of_others_may_be_missing(values, may_be_skipped):
+    kind = {"type": "value_not_in_list", "message": "bad", "details": "x"}
+    errors = [{**kind, "extra_info": {"received_value": value}} for value in values]
     nodes = {"1": {"class_type": "Loader", "errors": errors}}
     body = {"error": {"message": "m", "details": ""}, "node_errors": nodes}
     error = _refusal(json.dumps(body).encode(), 400)
     assert "node 1 (Loader): bad: x" in str(error)
-    assert error.missing_files is missing
+    assert workflows.needs_other_models(error) is may_be_skipped
 
 
 def test_unknown_node_is_named_by_its_type():

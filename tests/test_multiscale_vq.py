@@ -8,6 +8,7 @@ import torch
 
 from mmgen_core.image_tokens import ImageTokens
 from mmgen_core.tokenizers.multiscale_vq import codebook_fingerprint
+from mmgen_core.tokenizers.resample import area_resample, window_weights
 from mmgen_core.tokenizers.residual_quantizer import phi_assignment
 
 
@@ -75,6 +76,13 @@ def test_foreign_tokens_are_refused(tokenizer):
     wild = ImageTokens((*tokens.ids[:-1], tokens.ids[-1] + 99), tokens.codebook)
     with pytest.raises(ValueError, match=r"0\.\.31"):
         tokenizer.decode(wild)
+
+
+@pytest.mark.parametrize(("old", "new"), [(16, 13), (16, 10), (9, 2), (5, 5), (4, 1), (7, 3)])
+def test_window_weights_are_those_of_area_interpolation(old, new):
+    """The form used where torch cannot pool sizes that do not divide."""
+    x, weights = torch.rand(2, 3, old, old), window_weights(old, new)
+    torch.testing.assert_close(weights @ x @ weights.T, area_resample(x, (new, new)))
 
 
 def test_fingerprint_is_that_of_the_half_precision_file_too():

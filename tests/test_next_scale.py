@@ -6,7 +6,9 @@ import pytest
 import tiny
 import torch
 
-from mmgen_core.decoding.next_scale import ScaleSampling, generate, keep_map, memory_required
+from mmgen_core.conditioners.scale_prompt import ClassPrompt
+from mmgen_core.decoding.forced_tokens import keep_map
+from mmgen_core.decoding.next_scale import ScaleSampling, generate, memory_required
 from mmgen_core.decoding.sampling import draw, filter_logits
 
 SAMPLING = ScaleSampling(guidance=2.0, top_k=20, top_p=0.9)
@@ -24,25 +26,28 @@ def equal(a, b, row_a=0, row_b=0) -> bool:
 @pytest.mark.parametrize("smooth", [False, True])
 def test_same_seed_same_picture_in_every_batch_position(pair, smooth):
     sampling = ScaleSampling(2.0, 20, 0.9, smooth)
-    batch = generate(*pair, [1, 4, -1], 7, sampling)
+    batch = generate(*pair, ClassPrompt([1, 4, -1]), 7, sampling)
     for row, class_id in enumerate([1, 4, -1]):
-        single = generate(*pair, [class_id], 7 + row, sampling)
+        single = generate(*pair, ClassPrompt([class_id]), 7 + row, sampling)
         assert equal(batch, single, row)
         if smooth:
             torch.testing.assert_close(batch.features[row], single.features[0])
 
 
 def test_seed_and_class_matter(pair):
-    base = generate(*pair, [1], 7, SAMPLING)
-    assert not equal(base, generate(*pair, [1], 8, SAMPLING))
-    assert not equal(base, generate(*pair, [2], 7, SAMPLING))
-    assert equal(generate(*pair, [-1], 7, SAMPLING), generate(*pair, [5], 7, SAMPLING))
+    base = generate(*pair, ClassPrompt([1]), 7, SAMPLING)
+    assert not equal(base, generate(*pair, ClassPrompt([1]), 8, SAMPLING))
+    assert not equal(base, generate(*pair, ClassPrompt([2]), 7, SAMPLING))
+    assert equal(
+        generate(*pair, ClassPrompt([-1]), 7, SAMPLING),
+        generate(*pair, ClassPrompt([5]), 7, SAMPLING),
+    )
 
 
 def test_cached_scales_equal_the_parallel_pass(pair):
     """Greedy generation, then teacher forcing on its own tokens: the same logits everywhere."""
     model, tokenizer = pair
-    tokens = generate(model, tokenizer, [3], 0, ScaleSampling(0.0, 1, 0.0))
+    tokens = generate(model, tokenizer, ClassPrompt([3]), 0, ScaleSampling(0.0, 1, 0.0))
     with torch.inference_mode():
         inputs = tokenizer.quantize.transformer_inputs(list(tokens.ids))
         logits = model(torch.tensor([3]), inputs)
@@ -54,8 +59,8 @@ def test_no_guidance_runs_one_row_per_picture(pair):
     model, tokenizer = pair
     rows = []
     handle = model.head.register_forward_hook(lambda m, a, out: rows.append(len(out)))
-    generate(model, tokenizer, [1, 2], 0, ScaleSampling(guidance=0.0))
-    generate(model, tokenizer, [1, 2], 0, ScaleSampling(guidance=1.0))
+    generate(model, tokenizer, ClassPrompt([1, 2]), 0, ScaleSampling(guidance=0.0))
+    generate(model, tokenizer, ClassPrompt([1, 2]), 0, ScaleSampling(guidance=1.0))
     handle.remove()
     assert rows == [2] * 4 + [4] * 4
 
@@ -63,13 +68,15 @@ def test_no_guidance_runs_one_row_per_picture(pair):
 def test_kept_scales_and_masks_force_the_start_tokens(pair):
     model, tokenizer = pair
     start = tokenizer.encode(torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(0)))
-    varied = generate(model, tokenizer, [1, 1], 3, SAMPLING, start=start, keep_scales=2)
+    varied = generate(
+        model, tokenizer, ClassPrompt([1, 1]), 3, SAMPLING, start=start, keep_scales=2
+    )
     for row in range(2):
         assert all(torch.equal(varied.ids[s][row], start.ids[s][0]) for s in range(2))
         assert not torch.equal(varied.ids[3][row], start.ids[3][0])
     mask = torch.zeros(1, 4, 4)
     mask[:, :, 2:] = 1
-    edited = generate(model, tokenizer, [1], 3, SAMPLING, start=start.with_mask(mask))
+    edited = generate(model, tokenizer, ClassPrompt([1]), 3, SAMPLING, start=start.with_mask(mask))
     assert torch.equal(edited.ids[0], start.ids[0])
     assert torch.equal(edited.ids[3][:, :, :2], start.ids[3][:, :, :2])
     assert not torch.equal(edited.ids[3][:, :, 2:], start.ids[3][:, :, 2:])
@@ -78,7 +85,7 @@ def test_kept_scales_and_masks_force_the_start_tokens(pair):
 def test_everything_kept_returns_the_start_picture(pair):
     model, tokenizer = pair
     start = tokenizer.encode(torch.rand(2, 16, 16, 3))
-    same = generate(model, tokenizer, [1, 1], 0, SAMPLING, start=start, keep_scales=4)
+    same = generate(model, tokenizer, ClassPrompt([1, 1]), 0, SAMPLING, start=start, keep_scales=4)
     assert all(torch.equal(a, b) for a, b in zip(same.ids, start.ids, strict=True))
     torch.testing.assert_close(tokenizer.decode(same), tokenizer.decode(start))
 
@@ -86,8 +93,10 @@ def test_everything_kept_returns_the_start_picture(pair):
 def test_a_smooth_picture_can_be_started_from(pair):
     """Its ids do not describe it; kept scales come from the code map that it decodes to."""
     model, tokenizer = pair
-    smooth = generate(model, tokenizer, [2], 5, ScaleSampling(2.0, 20, 0.9, smooth=True))
-    again = generate(model, tokenizer, [2], 9, SAMPLING, start=smooth, keep_scales=4)
+    smooth = generate(
+        model, tokenizer, ClassPrompt([2]), 5, ScaleSampling(2.0, 20, 0.9, smooth=True)
+    )
+    again = generate(model, tokenizer, ClassPrompt([2]), 9, SAMPLING, start=smooth, keep_scales=4)
     nearest, _ = tokenizer.quantize.encode(smooth.features, smooth.sizes)
     assert all(torch.equal(a, b) for a, b in zip(again.ids, nearest, strict=True))
 
@@ -105,7 +114,7 @@ def test_progress_and_stop(pair):
             raise Stop
 
     with pytest.raises(Stop):
-        generate(*pair, [1], 0, SAMPLING, on_step=on_step)
+        generate(*pair, ClassPrompt([1]), 0, SAMPLING, on_step=on_step)
     assert steps == [(1, 30), (5, 30), (14, 30)]
 
 
@@ -113,21 +122,21 @@ def test_bad_input_is_named(pair):
     model, tokenizer = pair
     start = tokenizer.encode(torch.rand(1, 16, 16, 3))
     with pytest.raises(ValueError, match=r"Class 9 is unknown.*0\.\.4"):
-        generate(model, tokenizer, [9], 0, SAMPLING)
+        generate(model, tokenizer, ClassPrompt([9]), 0, SAMPLING)
     with pytest.raises(ValueError, match="draws 32 codes of 8 channels, the tokenizer has 16"):
-        generate(model, tiny.tokenizer(vocab=16), [1], 0, SAMPLING)
+        generate(model, tiny.tokenizer(vocab=16), ClassPrompt([1]), 0, SAMPLING)
     other = tiny.tokenizer(seed=5).encode(torch.rand(1, 16, 16, 3))
     with pytest.raises(ValueError, match=rf"{other.codebook}.*{tokenizer.fingerprint}"):
-        generate(model, tokenizer, [1], 0, SAMPLING, start=other, keep_scales=1)
+        generate(model, tokenizer, ClassPrompt([1]), 0, SAMPLING, start=other, keep_scales=1)
     with pytest.raises(ValueError, match="unused"):
-        generate(model, tokenizer, [1], 0, SAMPLING, start=start)
+        generate(model, tokenizer, ClassPrompt([1]), 0, SAMPLING, start=start)
     with pytest.raises(ValueError, match="keep_scales must lie in 0..4, got 5"):
-        generate(model, tokenizer, [1], 0, SAMPLING, start=start, keep_scales=5)
+        generate(model, tokenizer, ClassPrompt([1]), 0, SAMPLING, start=start, keep_scales=5)
     with pytest.raises(ValueError, match="needs start tokens"):
-        generate(model, tokenizer, [1], 0, SAMPLING, keep_scales=1)
+        generate(model, tokenizer, ClassPrompt([1]), 0, SAMPLING, keep_scales=1)
     wide = tokenizer.encode(torch.rand(1, 16, 16, 3), scales=(1, 4))
     with pytest.raises(ValueError, match=r"side \[1, 4\], the model draws \[1, 2, 3, 4\]"):
-        generate(model, tokenizer, [1], 0, SAMPLING, start=wide, keep_scales=1)
+        generate(model, tokenizer, ClassPrompt([1]), 0, SAMPLING, start=wide, keep_scales=1)
     with pytest.raises(ValueError, match="top_p must lie in 0..1; got.*top_p 1.5"):
         ScaleSampling(top_p=1.5)
 
@@ -137,19 +146,19 @@ def test_nan_weight_is_named(pair):
     model = tiny.transformer()
     model.blocks[1].ffn.fc2.weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"scale model file has NaN.*blocks\.1\.ffn\.fc2\.weight"):
-        generate(model, tokenizer, [1], 0, SAMPLING)
+        generate(model, tokenizer, ClassPrompt([1]), 0, SAMPLING)
 
 
 def test_bf16_runs_and_stays_close():
     """Logits, not draws: rounding may move a draw, never the distribution much."""
     model, tokenizer = tiny.transformer(), tiny.tokenizer()
-    tokens = generate(model, tokenizer, [3], 0, SAMPLING)
+    tokens = generate(model, tokenizer, ClassPrompt([3]), 0, SAMPLING)
     inputs = tokenizer.quantize.transformer_inputs(list(tokens.ids))
     exact = model(torch.tensor([3]), inputs).softmax(-1)
     half = tiny.transformer().to(torch.bfloat16)
     half.compute_dtype = torch.bfloat16
     assert half(torch.tensor([3]), inputs).softmax(-1).sub(exact).abs().max() < 0.05
-    assert generate(half, tokenizer, [3], 0, SAMPLING).grid == (4, 4)
+    assert generate(half, tokenizer, ClassPrompt([3]), 0, SAMPLING).grid == (4, 4)
 
 
 def test_filters_keep_what_their_definition_says():

@@ -22,8 +22,8 @@ class Architecture:
     Attributes:
         name: as shown to users, "VAR transformer".
         kind: what loads it: "scale model" or "image tokenizer".
-        recognise: (shapes, config, tensors) to params, or None if the file is another thing.
-            Values are looked at only where shapes and config leave a question.
+        recognise: a checkpoint to params, or None if it is another thing. By names and shapes;
+            config, file name and values are asked only where those leave a question.
         module: class taking (params, dtype, device, operations).
         convert: published tensors to the module's state dict; pure tensor code.
         publish: the way back, for models trained here.
@@ -33,7 +33,7 @@ class Architecture:
 
     name: str
     kind: str
-    recognise: Callable[[Shapes, dict[str, Any], Mapping[str, Tensor]], Any | None]
+    recognise: Callable[[Checkpoint], Any | None]
     module: type[nn.Module]
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
     publish: Callable[[Mapping[str, Tensor], Any], dict[str, Tensor]]

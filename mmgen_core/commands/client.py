@@ -10,20 +10,21 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 POLL_SECONDS = 0.2
+MODEL_SUFFIXES = {".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".json"}
 
 
 class WorkflowError(Exception):
     """A workflow was refused or failed: the text says at which node and why.
 
-    `missing_files` is True when the only trouble is that files it names are not installed.
+    `missing_files` are the names of models to install, where that is the only trouble.
     """
 
-    def __init__(self, message: str, missing_files: bool = False):
+    def __init__(self, message: str, missing_files: Sequence[str] = ()):
         super().__init__(message)
         self.missing_files = missing_files
 
@@ -75,10 +76,12 @@ class Client:
         """Every node the server has, by id."""
         return self.get("/object_info")
 
-    def submit(self, prompt: dict, **options: object) -> str:
+    def submit(self, prompt: dict, whole: bool = False, **options: object) -> str:
         """Queues an API-format workflow; returns the prompt's id.
 
         Args:
+            whole: refuse a workflow of which ComfyUI would run only some outputs (it leaves out
+                those with a bad input, and calls that a success).
             options: more fields of the request, such as `partial_execution_targets`.
         Raises:
             WorkflowError: the server refused it, with each node's complaint.
@@ -88,7 +91,7 @@ class Client:
             reply = self.post("/prompt", body)
         except urllib.error.HTTPError as error:
             raise _refusal(error.read(), error.code) from error
-        if reply.get("node_errors"):  # ComfyUI would run the other outputs and call it a success
+        if whole and reply["node_errors"]:
             self.cancel(reply["prompt_id"])
             raise _complaint(reply["node_errors"])
         return reply["prompt_id"]
@@ -111,9 +114,9 @@ class Client:
                 raise TimeoutError(f"prompt {prompt_id} not finished after {timeout} s")
             time.sleep(POLL_SECONDS)
 
-    def run(self, prompt: dict, timeout: float | None = None) -> Result:
+    def run(self, prompt: dict, timeout: float | None = None, whole: bool = False) -> Result:
         """`submit` and `wait`."""
-        return self.wait(self.submit(prompt), timeout)
+        return self.wait(self.submit(prompt, whole), timeout)
 
     def download(self, file: OutputFile) -> bytes:
         """The bytes of a file a node left."""
@@ -204,10 +207,17 @@ def _refusal(body: bytes, code: int) -> WorkflowError:
 
 
 def _complaint(nodes: dict[str, dict]) -> WorkflowError:
-    complaints, kinds = [], set()
+    texts, missing = [], []
     for node, found in nodes.items():
-        for complaint in found["errors"]:
-            text = f"{complaint['message']}: {complaint['details']}"
-            complaints.append(f"node {node} ({found['class_type']}): {text}")
-            kinds.add(complaint["type"])
-    return WorkflowError("; ".join(complaints), missing_files=kinds == {"value_not_in_list"})
+        for error in found["errors"]:
+            text = f"{error['message']}: {error['details']}"
+            texts.append(f"node {node} ({found['class_type']}): {text}")
+            missing.append(_missing_file(error))
+    return WorkflowError("; ".join(texts), missing if all(missing) else ())
+
+
+def _missing_file(error: dict) -> str:
+    """The file that a picker does not have, or "" for a complaint of another kind."""
+    value = (error.get("extra_info") or {}).get("received_value")
+    is_file = isinstance(value, str) and PurePosixPath(value).suffix in MODEL_SUFFIXES
+    return value if is_file and error["type"] == "value_not_in_list" else ""

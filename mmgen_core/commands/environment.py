@@ -128,7 +128,7 @@ def ensure_installed(
     """One pip install, skipped when it was finished before with the same words and torch."""
     slug = re.sub(r"\W+", "-", what.lower()).strip("-")
     stamp = STAMPS / f"{slug}.json"
-    key = stamps.key_of(list(arguments), content, torch_version(python))
+    key = stamps.key_of(content or list(arguments), torch_version(python))
     if stamps.is_done(stamp, key):
         progress.step(f"{what}: ready")
         return

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         "-m",
         "pytest",
         "--import-mode=importlib",
-        "-rs",
+        "-rfEs",
         *arguments.rest,
     ]
     status = _run_pytest(command, {**os.environ, **variables})

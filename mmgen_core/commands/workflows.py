@@ -13,6 +13,7 @@ from .client import Client, OutputFile, Result, WorkflowError
 from .console import CommandError, Progress
 from .server import Server
 
+DEMO_MODEL = "mmgen_demo_"
 ANNOTATION = re.compile(r" \[(input|output|temp)\]$")
 
 
@@ -55,7 +56,7 @@ def run_workflow(server: Server, path: Path, out: Path, replace: bool) -> list[P
     graph = read_workflow(path)
     provide_inputs(graph, path, server)
     client = server.client
-    result = client.run(graph)
+    result = client.run(graph, whole=True)
     return save_files(client, result, path.stem, out, replace)
 
 
@@ -95,8 +96,10 @@ def save_files(client: Client, result: Result, stem: str, out: Path, replace: bo
 def _name(stem: str, file: OutputFile, number: int) -> str:
     """The same name in every run: a preview's own name is random."""
     own = PurePosixPath(file.filename)
-    middle = file.node.replace(":", "_") if file.kind == "temp" else own.stem.rstrip("_")
-    return f"{stem}-{middle}{f'-{number:02}' if file.kind == 'temp' else ''}{own.suffix}"
+    if file.kind == "temp":
+        return f"{stem}-{file.node.replace(':', '_')}-{number:02}{own.suffix}"
+    name = own.stem.rstrip("_")
+    return f"{name if name.startswith(stem) else f'{stem}-{name}'}{own.suffix}"
 
 
 def _save(data: bytes, path: Path, replace: bool) -> Path:
@@ -111,6 +114,12 @@ def _save(data: bytes, path: Path, replace: bool) -> Path:
     return path
 
 
+def needs_other_models(error: WorkflowError) -> bool:
+    """Whether a workflow only waits for models that the user may install; not for our own."""
+    missing = error.missing_files
+    return bool(missing) and not any(DEMO_MODEL in name for name in missing)
+
+
 def run_files(
     server: Server,
     files: Sequence[Path],
@@ -123,7 +132,7 @@ def run_files(
 
     Args:
         replace: overwrite earlier pictures of the same name.
-        may_skip: a workflow whose models are not installed is skipped, not failed.
+        may_skip: a workflow that needs models we do not ship is skipped, not failed.
     Returns:
         how many pictures were written, and how many workflows failed.
     """
@@ -133,9 +142,12 @@ def run_files(
         try:
             written = run_workflow(server, path, out, replace)
         except WorkflowError as error:
-            skipped = may_skip and error.missing_files
-            failures += not skipped
-            progress.step(f"{path.name}: {'skipped' if skipped else 'FAILED'}: {error}")
+            if may_skip and needs_other_models(error):
+                names = ", ".join(error.missing_files)
+                progress.step(f"{path.name}: skipped, it needs {names}")
+                continue
+            failures += 1
+            progress.step(f"{path.name}: FAILED: {error}")
         except CommandError as error:
             failures += 1
             progress.step(f"{path.name}: FAILED: {error}")

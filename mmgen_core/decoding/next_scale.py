@@ -6,7 +6,7 @@ scale, V codes, C code channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,16 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checkpoints.architecture import first_bad_weight
+from ..conditioners.scale_prompt import ClassPrompt, TextPrompt, TextRows
 from ..image_tokens import ImageTokens
 from ..models.scale_transformer import ScaleCondition, ScaleTransformer
 from ..tokenizers.multiscale_vq import MultiScaleVQ
 from ..tokenizers.residual_quantizer import next_input
+from .forced_tokens import forced_tokens
 from .kv_cache import KVCache
 from .noise import ScaleNoise, scale_noise
 from .sampling import draw, filter_logits, gumbel_mixture
+from .stable_sampling import place_map, step_count
 
 # (tokens done, tokens in all, code map so far [B, C, h, w]); may raise to stop the run.
 OnStep = Callable[[int, int, Tensor], None]
+
+
+MODES = ("plain", "old", "new", "1024")
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class ScaleSampling:
     top_k: int = 900
     top_p: float = 0.95
     smooth: bool = False  # mix codes by Gumbel-softmax: smoother, less varied pictures
+    mode: str = "plain"  # STAR's: "old" (fixed filters), "new" and "1024" (placed in steps)
 
     def __post_init__(self) -> None:
         if self.guidance < 0 or self.top_k < 0 or not 0 <= self.top_p <= 1:
@@ -42,13 +49,21 @@ class ScaleSampling:
                 f"guidance and top_k must not be negative, top_p must lie in 0..1; got "
                 f"guidance {self.guidance}, top_k {self.top_k}, top_p {self.top_p}."
             )
+        if self.mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}.")
+
+    def filters(self, scale: int) -> tuple[int, float]:
+        """Top-k and top-p of a scale; STAR's "old" mode narrows them towards the finest."""
+        if self.mode != "old":
+            return self.top_k, self.top_p
+        return (self.top_k if scale < 9 else 300 if scale < 12 else 100), 0.8
 
 
 @torch.inference_mode()
 def generate(
     model: ScaleTransformer,
     tokenizer: MultiScaleVQ,
-    class_ids: Sequence[int],
+    prompt: ClassPrompt | TextPrompt,
     seed: int,
     sampling: ScaleSampling,
     start: ImageTokens | None = None,
@@ -56,12 +71,11 @@ def generate(
     on_step: OnStep | None = None,
     noise: list[ScaleNoise] | None = None,
 ) -> ImageTokens:
-    """Draw one picture per class id.
+    """Draw one picture per class or text of the prompt.
 
     Args:
-        class_ids: one per picture; -1 or ``params.classes`` is "no class".
         seed: of the first picture; picture i uses seed + i and equals a single run with it.
-        start: tokens of a picture to begin from or to edit (batch 1 or that of class_ids).
+        start: tokens of a picture to begin from or to edit (batch 1 or that of the prompt).
         keep_scales: the first k scales are those of ``start``. A mask on ``start`` keeps its
             tokens at every scale where the mask is 0 (zero-shot editing of the VAR paper,
             section 5.3); the 1x1 map is then always kept, as published.
@@ -75,17 +89,15 @@ def generate(
         ValueError: a class, tokens or a combination that cannot be; a non-finite result.
     """
     check_pair(model, tokenizer)
-    classes = check_classes(model, class_ids)
-    params, device = model.params, model_device(model)
-    forced = forced_tokens(model, tokenizer, start, keep_scales, len(classes), device)
+    check_mode(model, sampling)
+    params, device, batch = model.params, model_device(model), prompt.batch
+    condition = model.condition(prompt_rows(model, prompt, sampling.guidance > 0, device))
+    forced = forced_tokens(tokenizer, params.scales, start, keep_scales, batch, device)
     if noise is None:
-        counts = params.tokens_per_scale
-        noise = scale_noise(seed, len(classes), counts, params.vocab, sampling.smooth)
+        counts, steps = params.tokens_per_scale, placing_steps(model, sampling)
+        noise = scale_noise(seed, batch, counts, params.vocab, sampling.smooth, steps)
     noise = [scale.to(device) for scale in noise]
-    guided = sampling.guidance > 0
-    rows = classes + [params.classes] * len(classes) * guided
-    condition = model.condition(torch.tensor(rows, device=device))
-    run = _Run(model, tokenizer, condition, sampling, len(classes), device)
+    run = _Run(model, tokenizer, condition, sampling, batch, device)
     for scale in range(len(params.scales)):
         run.step(scale, noise[scale], forced[scale])
         if on_step is not None:
@@ -110,8 +122,8 @@ class _Run:
         self.model, self.tokenizer, self.condition = model, tokenizer, condition
         self.sampling, self.batch = sampling, batch
         self.rows = condition.first.shape[0]
-        head_size, dtype = p.width // p.heads, model.compute_dtype
-        self.cache = KVCache(p.depth, self.rows, p.heads, p.tokens, head_size, dtype, device)
+        dtype = model.compute_dtype
+        self.cache = KVCache(p.depth, self.rows, p.heads, p.tokens, p.head_size, dtype, device)
         side = p.scales[-1]
         self.f_hat = torch.zeros(batch, p.code_channels, side, side, device=device)
         self.codebook = tokenizer.quantize.codebook(device)
@@ -119,13 +131,9 @@ class _Run:
         self.logit_sum = torch.zeros((), device=device)  # NaN once any logit was; read at the end
 
     def step(self, scale: int, noise: ScaleNoise, forced: tuple | None) -> None:
-        """One scale: logits, guidance, draw, forced tokens, code map."""
+        """One scale: its codes, forced tokens, code map."""
         side, scales = self.model.params.scales[scale], self.model.params.scales
-        logits = self.guided(self.logits(scale), scale)
-        self.logit_sum += logits.sum()
-        logits = filter_logits(logits, self.sampling.top_k, self.sampling.top_p)
-        ids = draw(logits, noise.draw)
-        h = self.codes(ids, logits, noise, scale)
+        ids, h = (self.placed if noise.steps else self.drawn)(scale, noise)
         ids = ids.view(self.batch, side, side)
         h = h.transpose(1, 2).reshape(self.batch, -1, side, side)
         if forced is not None:
@@ -136,34 +144,64 @@ class _Run:
         size = (scales[-1], scales[-1])
         self.f_hat += self.tokenizer.quantize.upsampled(h, scale, len(scales), size)
 
-    def logits(self, scale: int) -> Tensor:
-        """Raw fp32 logits [R, n, V] of a scale."""
+    def drawn(self, scale: int, noise: ScaleNoise) -> tuple[Tensor, Tensor]:
+        """Ids [B, n] and code vectors [B, n, C] of a map drawn at once."""
+        logits = self.model.logits(self.hidden(scale), self.condition)
+        logits = self.guided(logits, self.ramp(scale))
+        if self.sampling.smooth and not self.model.params.smooth_filtered:
+            weights = self.mixture(logits, noise, scale)
+            return weights.argmax(-1), weights @ self.codebook
+        logits = filter_logits(logits, *self.sampling.filters(scale))
+        ids = draw(logits, noise.draw)
+        if self.sampling.smooth:
+            return ids, self.mixture(logits, noise, scale) @ self.codebook
+        return ids, F.embedding(ids, self.codebook)
+
+    def placed(self, scale: int, noise: ScaleNoise) -> tuple[Tensor, Tensor]:
+        """The same of a map placed in steps, the refiner's guidance at full strength."""
+        model, condition = self.model, self.condition
+        hidden, rotary = self.hidden(scale), model.rotary(scale, self.f_hat.device)
+
+        def base() -> Tensor:
+            return self.guided(model.logits(hidden, condition), self.ramp(scale))
+
+        def refined(placed_BnC: Tensor) -> Tensor:
+            first = condition.refiner_first
+            logits = model.refiner(first, hidden, placed_BnC, scale, rotary)
+            return self.guided(logits[:, 1:], 1.0)
+
+        filters = self.sampling.filters(scale)
+        mode, codebook = self.sampling.mode, self.codebook
+        state = place_map(mode, scale, base, refined, filters, codebook, noise.steps)
+        return state.ids, state.h
+
+    def hidden(self, scale: int) -> Tensor:
+        """Hidden states [R, n, C] of a scale; the KV cache grows by it."""
         if scale == 0:
             x = self.condition.first
         else:
             side = self.model.params.scales[scale]
             x = self.model.embed(next_input(self.f_hat, (side, side)), scale)
             x = x.repeat(self.rows // self.batch, 1, 1)
-        return self.model.logits(self.model.hidden(x, self.condition, self.cache), self.condition)
+        return self.model.hidden(x, self.condition, self.cache, scale)
 
-    def guided(self, logits_RnV: Tensor, scale: int) -> Tensor:
-        """Classifier-free guidance [B, n, V], its strength a ramp over the scales."""
-        if self.rows == self.batch:
-            return logits_RnV
-        t = self.sampling.guidance * self.ramp(scale)
-        cond, uncond = logits_RnV.chunk(2)
-        return (1 + t) * cond - t * uncond
+    def guided(self, logits_RnV: Tensor, ramp: float) -> Tensor:
+        """Classifier-free guidance [B, n, V]: (1 + t) cond - t uncond, t = guidance * ramp."""
+        if self.rows > self.batch:
+            t = self.sampling.guidance * ramp
+            cond, uncond = logits_RnV.chunk(2)
+            logits_RnV = (1 + t) * cond - t * uncond
+        self.logit_sum += logits_RnV.sum()
+        return logits_RnV
 
     def ramp(self, scale: int) -> float:
         return scale / max(len(self.model.params.scales) - 1, 1)
 
-    def codes(self, ids: Tensor, logits: Tensor, noise: ScaleNoise, scale: int) -> Tensor:
-        """Code vectors [B, n, C]: of the ids, or under ``smooth`` a mixture of the codebook."""
-        if not self.sampling.smooth:
-            return F.embedding(ids, self.codebook)
+    def mixture(self, logits: Tensor, noise: ScaleNoise, scale: int) -> Tensor:
+        """Weights [B, n, V] of all codes, sharper towards the finest scale."""
         ramp = self.ramp(scale)
         temperature = max(0.27 * (1 - 0.95 * ramp), 0.005)
-        return gumbel_mixture(logits * (1 + ramp), noise.gumbel, temperature) @ self.codebook
+        return gumbel_mixture(logits * (1 + ramp), noise.gumbel, temperature)
 
     def result(self) -> ImageTokens:
         if not torch.isfinite(self.logit_sum + self.f_hat.sum()):
@@ -171,66 +209,6 @@ class _Run:
         features = self.f_hat.cpu() if self.sampling.smooth else None
         ids = tuple(ids.cpu() for ids in self.ids)
         return ImageTokens(ids, self.tokenizer.fingerprint, features=features)
-
-
-def forced_tokens(
-    model: ScaleTransformer,
-    tokenizer: MultiScaleVQ,
-    start: ImageTokens | None,
-    keep_scales: int,
-    batch: int,
-    device: torch.device,
-) -> list[tuple[Tensor, Tensor, Tensor] | None]:
-    """Per scale (ids [B, p, p], code vectors [B, C, p, p], keep bool [B, p, p]), or None."""
-    scales = model.params.scales
-    if start is None:
-        if keep_scales:
-            raise ValueError("keep_scales needs start tokens to keep scales of.")
-        return [None] * len(scales)
-    check_start(start, tokenizer, scales, keep_scales, batch)
-    ids_per_scale = start.ids
-    if start.features is not None:  # mixed codes: the ids nearest to them, not those drawn
-        ids_per_scale, _ = tokenizer.quantize.encode(start.features.to(device), start.sizes)
-    forced = []
-    for scale, ids in enumerate(ids_per_scale):
-        keep = keep_map(start.mask, scales[scale], scale < keep_scales).expand(batch, -1, -1)
-        ids = ids.to(device).expand(batch, -1, -1)
-        forced.append((ids, tokenizer.quantize.lookup(ids), keep.to(device)))
-    return forced
-
-
-def keep_map(mask_Bhw: Tensor | None, side: int, whole: bool) -> Tensor:
-    """bool [B or 1, side, side], True where the start tokens stay.
-
-    The mask (1 = draw anew) is inverted and resized bilinearly; more than half keeps. Maps of
-    at most three tokens are kept whole, as in the reference's editing notebook.
-    """
-    if whole or (mask_Bhw is not None and side * side <= 3):
-        return torch.ones(1, side, side, dtype=torch.bool)
-    if mask_Bhw is None:
-        return torch.zeros(1, side, side, dtype=torch.bool)
-    keep = F.interpolate(1 - mask_Bhw[:, None].float(), size=(side, side), mode="bilinear")
-    return keep[:, 0] > 0.5
-
-
-def check_start(
-    start: ImageTokens, tokenizer: MultiScaleVQ, scales: tuple[int, ...], keep: int, batch: int
-) -> None:
-    start.check_codebook(tokenizer.fingerprint)
-    found = [h for h, _ in start.sizes]
-    if start.sizes != [(s, s) for s in scales]:
-        raise ValueError(
-            f"The start tokens have scales of side {found}, the model draws {list(scales)}. "
-            f"Encode the picture with this model's schedule, at its size."
-        )
-    if start.batch not in (1, batch):
-        raise ValueError(f"{start.batch} start pictures do not fit a batch of {batch}.")
-    if not 0 <= keep <= len(scales):
-        raise ValueError(f"keep_scales must lie in 0..{len(scales)}, got {keep}.")
-    if keep == 0 and start.mask is None:
-        raise ValueError(
-            "Start tokens are connected but unused: set keep_scales, or give the tokens a mask."
-        )
 
 
 def check_pair(model: ScaleTransformer, tokenizer: MultiScaleVQ) -> None:
@@ -244,15 +222,34 @@ def check_pair(model: ScaleTransformer, tokenizer: MultiScaleVQ) -> None:
         )
 
 
-def check_classes(model: ScaleTransformer, class_ids: Sequence[int]) -> list[int]:
-    classes = model.params.classes
-    for class_id in class_ids:
-        if not -1 <= class_id <= classes:
-            raise ValueError(
-                f"Class {class_id} is unknown: this model has classes 0..{classes - 1}, "
-                f"and -1 for no class."
-            )
-    return [classes if class_id < 0 else int(class_id) for class_id in class_ids]
+def check_mode(model: ScaleTransformer, sampling: ScaleSampling) -> None:
+    if sampling.mode in ("new", "1024") and model.refiner is None:
+        raise ValueError(
+            f"Sampling mode {sampling.mode!r} needs STAR's refiner, which this file does not hold. "
+            f"Use mode 'plain'."
+        )
+
+
+def placing_steps(model: ScaleTransformer, sampling: ScaleSampling) -> list[int]:
+    """Per scale, in how many steps its map is placed; 0 where it is drawn at once."""
+    scales = range(len(model.params.scales))
+    if sampling.mode not in ("new", "1024"):
+        return [0 for _ in scales]
+    begin = model.params.refine_from
+    return [step_count(sampling.mode, scale) if scale >= begin else 0 for scale in scales]
+
+
+def prompt_rows(
+    model: ScaleTransformer, prompt: ClassPrompt | TextPrompt, guided: bool, device: torch.device
+) -> Tensor | TextRows:
+    """The model's rows of a prompt: classes for VAR, texts for STAR."""
+    p, by_class = model.params, isinstance(prompt, ClassPrompt)
+    if by_class != bool(p.classes):
+        wanted, given = ("a class", "a text") if p.classes else ("a text", "a class")
+        raise ValueError(f"This model draws {wanted}, but {given} was given.")
+    if by_class:
+        return prompt.rows(p.classes, guided, device)
+    return prompt.rows(p.text_width, guided, device, model.compute_dtype)
 
 
 def model_device(model: ScaleTransformer) -> torch.device:

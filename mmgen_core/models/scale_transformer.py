@@ -1,12 +1,12 @@
-"""The next-scale transformer of VAR (Tian et al. 2024): one pass predicts one whole token map.
+"""The next-scale transformer of VAR (Tian et al. 2024) and STAR (Ma et al. 2024): one pass
+predicts one whole token map, from a class or from a text.
 
 Suffixes: R rows (pictures, twice that under guidance), n tokens of the current scale,
-L tokens of all scales, C width, H heads, D head size, V codes.
+L tokens of all scales, C width, V codes.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..conditioners.scale_prompt import TextRows
 from ..decoding.kv_cache import KVCache
+from .scale_attention import CrossAttention, RotaryParams, SelfAttention, TextKeys, rotary_table
+from .scale_refiner import ScaleRefiner
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,15 @@ class ScaleTransformerParams:
     vocab: int
     code_channels: int
     scales: tuple[int, ...]  # sides of the square token maps, coarse to fine
-    classes: int  # without the extra "no class" row
+    classes: int = 0  # VAR: drawn by class, norms modulated by it; without the "no class" row
     shared_adaln: bool = False  # one modulation layer for all blocks (VAR-d36)
     qk_norm: bool = True
     mlp_ratio: float = 4.0
+    text_width: int = 0  # STAR: drawn from a text, attended to in every block
+    rotary: RotaryParams | None = None  # in place of learned positions
+    head_norm: bool = True  # a norm before the head
+    refine_from: int | None = None  # first scale of STAR's refiner, if there is one
+    smooth_filtered: bool = True  # smooth sampling filters first (VAR) or not at all (STAR)
 
     @property
     def tokens_per_scale(self) -> list[int]:
@@ -38,10 +46,14 @@ class ScaleTransformerParams:
     def tokens(self) -> int:
         return sum(self.tokens_per_scale)
 
+    @property
+    def head_size(self) -> int:
+        return self.width // self.heads
+
 
 @dataclass(frozen=True)
-class BlockCondition:
-    """What a block needs of the condition, each [R, 1, C]; ``norm`` scales include the 1 +."""
+class Modulation:
+    """What a block needs of the class, each [R, 1, C]; ``norm`` scales include the 1 +."""
 
     gate_attn: Tensor
     gate_ffn: Tensor
@@ -53,46 +65,12 @@ class BlockCondition:
 
 @dataclass(frozen=True)
 class ScaleCondition:
-    """Everything that depends on the class alone, computed once per picture, not per scale."""
+    """Everything that depends on class or text alone, computed once per picture."""
 
-    first: Tensor  # [R, 1, C], the content of the first token
-    blocks: list[BlockCondition]
-    head_norm: Tensor
-    head_shift: Tensor
-
-
-class ScaleAttention(nn.Module):
-    def __init__(self, params: ScaleTransformerParams, operations: Any, **kw):
-        super().__init__()
-        C = params.width
-        self.heads, self.qk_norm = params.heads, params.qk_norm
-        self.qkv = operations.Linear(C, 3 * C, **kw)  # files: q and v biases, none for k
-        self.proj = operations.Linear(C, C, **kw)
-        if params.qk_norm:
-            self.scale_mul_1H11 = nn.Parameter(torch.empty(1, params.heads, 1, 1, **kw))
-
-    def forward(
-        self, x_RnC: Tensor, cache: tuple[Tensor, Tensor, int] | None, mask: Tensor | None
-    ) -> Tensor:
-        R, n, C = x_RnC.shape
-        qkv = self.qkv(x_RnC).view(R, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)  # [R, H, n, D]
-        if self.qk_norm:
-            q, k, scale = *self._normalised(q, k), 1.0
-        else:
-            scale = 0.25 / math.sqrt(q.shape[-1])  # the reference's own choice, not 1/sqrt(D)
-        if cache is not None:  # keys are kept after normalisation
-            k, v = KVCache.write(cache, k, v)
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-        return self.proj(h.transpose(1, 2).reshape(R, n, C))
-
-    def _normalised(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit keys and queries of length exp(min(scale, ln 100)) per head, up to a factor
-        that moves from the keys to the queries: an RMS norm is sqrt(D) times a unit vector."""
-        D = q.shape[-1]
-        scale = self.scale_mul_1H11.to(q.device, torch.float32).clamp(max=math.log(100)).exp() / D
-        q, k = (F.rms_norm(t, (D,), eps=1e-24) for t in (q, k))
-        return q * scale.to(q.dtype), k
+    first: Tensor  # [R, 1, C], the first token
+    blocks: list[Modulation] | list[TextKeys]
+    head: tuple[Tensor, Tensor] | None = None  # norm scale and shift [R, 1, C], of a class
+    refiner_first: Tensor | None = None  # [R, 1, C], the refiner's extra token
 
 
 class FeedForward(nn.Module):
@@ -105,43 +83,58 @@ class FeedForward(nn.Module):
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
-class AdaLNBlock(nn.Module):
+def layer_norm(x: Tensor) -> Tensor:
+    """LayerNorm without weights, as every norm of this family."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+class Block(nn.Module):
+    """What both kinds of block have: self-attention and a feed-forward layer."""
+
     def __init__(self, params: ScaleTransformerParams, operations: Any, **kw):
         super().__init__()
-        C = params.width
-        self.attn = ScaleAttention(params, operations, **kw)
-        self.ffn = FeedForward(C, round(C * params.mlp_ratio), operations, **kw)
-        if params.shared_adaln:
-            self.ada_gss = nn.Parameter(torch.empty(1, 1, 6, C, **kw))
-        else:
-            self.ada_lin = operations.Linear(C, 6 * C, **kw)
+        C, kw = params.width, {"operations": operations, **kw}
+        self.attn = SelfAttention(C, params.heads, params.qk_norm, **kw)
+        self.ffn = FeedForward(C, round(C * params.mlp_ratio), **kw)
 
-    def condition(self, silu_class_RC: Tensor, shared_R16C: Tensor | None) -> BlockCondition:
+
+class ClassBlock(Block):
+    """Norms and residual branches modulated by the class (AdaLN)."""
+
+    def __init__(self, params: ScaleTransformerParams, operations: Any, **kw):
+        super().__init__(params, operations, **kw)
+        if params.shared_adaln:
+            self.ada_gss = nn.Parameter(torch.empty(1, 1, 6, params.width, **kw))
+        else:
+            self.ada_lin = operations.Linear(params.width, 6 * params.width, **kw)
+
+    def condition(self, silu_class_RC: Tensor, shared_R16C: Tensor | None) -> Modulation:
         if shared_R16C is None:
             m = self.ada_lin(silu_class_RC).view(len(silu_class_RC), 1, 6, -1)
         else:
             m = shared_R16C + self.ada_gss.to(shared_R16C)
         gate_attn, gate_ffn, norm_attn, norm_ffn, shift_attn, shift_ffn = m.unbind(2)
-        return BlockCondition(
-            gate_attn, gate_ffn, 1 + norm_attn, 1 + norm_ffn, shift_attn, shift_ffn
-        )
+        return Modulation(gate_attn, gate_ffn, 1 + norm_attn, 1 + norm_ffn, shift_attn, shift_ffn)
 
-    def forward(
-        self,
-        x_RnC: Tensor,
-        cond: BlockCondition,
-        cache: tuple[Tensor, Tensor, int] | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x_RnC: Tensor, cond: Modulation, *attention) -> Tensor:
         h = torch.addcmul(cond.shift_attn, layer_norm(x_RnC), cond.norm_attn)
-        x_RnC = torch.addcmul(x_RnC, cond.gate_attn, self.attn(h, cache, mask))
+        x_RnC = torch.addcmul(x_RnC, cond.gate_attn, self.attn(h, *attention))
         h = torch.addcmul(cond.shift_ffn, layer_norm(x_RnC), cond.norm_ffn)
         return torch.addcmul(x_RnC, cond.gate_ffn, self.ffn(h))
 
 
-def layer_norm(x: Tensor) -> Tensor:
-    """LayerNorm without weights, as every norm of this family."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+class TextBlock(Block):
+    """Plain norms, and attention to the text between self-attention and feed-forward."""
+
+    def __init__(self, params: ScaleTransformerParams, operations: Any, **kw):
+        super().__init__(params, operations, **kw)
+        p, kw = params, {"operations": operations, **kw}
+        self.cross_attn = CrossAttention(p.width, p.text_width, p.heads, p.qk_norm, **kw)
+
+    def forward(self, x_RnC: Tensor, text: TextKeys, *attention) -> Tensor:
+        x_RnC = x_RnC + self.attn(layer_norm(x_RnC), *attention)
+        x_RnC = x_RnC + self.cross_attn(layer_norm(x_RnC), text)
+        return x_RnC + self.ffn(layer_norm(x_RnC))
 
 
 class ScaleTransformer(nn.Module):
@@ -154,77 +147,110 @@ class ScaleTransformer(nn.Module):
     ):
         super().__init__()
         self.params, self.compute_dtype = params, dtype or torch.float32
-        C, kw = params.width, {"dtype": dtype, "device": device}
-        self.class_emb = operations.Embedding(params.classes + 1, C, **kw)  # last: no class
-        self.word_embed = operations.Linear(params.code_channels, C, **kw)
-        self.lvl_embed = operations.Embedding(len(params.scales), C, **kw)
-        self.pos_embed = operations.Embedding(params.tokens, C, **kw)
+        p, C, kw = params, params.width, {"dtype": dtype, "device": device}
+        self.word_embed = operations.Linear(p.code_channels, C, **kw)
+        self.lvl_embed = operations.Embedding(len(p.scales), C, **kw)
+        self.pos_embed = None if p.rotary else operations.Embedding(p.tokens, C, **kw)
         self.pos_start = nn.Parameter(torch.empty(1, 1, C, **kw))
-        self.shared_ada_lin = operations.Linear(C, 6 * C, **kw) if params.shared_adaln else None
-        self.blocks = nn.ModuleList(
-            AdaLNBlock(params, operations, **kw) for _ in range(params.depth)
-        )
-        self.head_ada = operations.Linear(C, 2 * C, **kw)
-        self.head = operations.Linear(C, params.vocab, **kw)
+        self.shared_ada_lin = operations.Linear(C, 6 * C, **kw) if p.shared_adaln else None
+        if p.classes:
+            self.class_emb = operations.Embedding(p.classes + 1, C, **kw)  # last: no class
+            self.head_ada = operations.Linear(C, 2 * C, **kw)
+        else:
+            self.text_proj = operations.Linear(p.text_width, C, **kw)
+        block = ClassBlock if p.classes else TextBlock
+        self.blocks = nn.ModuleList(block(p, operations, **kw) for _ in range(p.depth))
+        self.head = operations.Linear(C, p.vocab, **kw)
+        self.refiner = None
+        if p.refine_from is not None:
+            blocks = [RefinerBlock(p, operations, **kw) for _ in range(3)]
+            self.refiner = ScaleRefiner(p, blocks, operations, **kw)
 
-    def condition(self, class_ids_R: Tensor) -> ScaleCondition:
-        """The class-only work of all blocks and the head, for rows of class ids."""
+    def condition(self, rows: Tensor | TextRows) -> ScaleCondition:
+        """The work of all blocks and the head that depends on class ids [R] or texts alone."""
+        return self._of_text(rows) if isinstance(rows, TextRows) else self._of_class(rows)
+
+    def _of_class(self, class_ids_R: Tensor) -> ScaleCondition:
         R, dtype = len(class_ids_R), self.compute_dtype
         class_RC = self.class_emb(class_ids_R).to(dtype)
         silu = F.silu(class_RC)
-        shared = (
-            None if self.shared_ada_lin is None else self.shared_ada_lin(silu).view(R, 1, 6, -1)
-        )
+        shared = None
+        if self.shared_ada_lin is not None:
+            shared = self.shared_ada_lin(silu).view(R, 1, 6, -1)
         blocks = [block.condition(silu, shared) for block in self.blocks]
         scale, shift = self.head_ada(silu).view(R, 1, 2, -1).unbind(2)
+        return ScaleCondition(self._first(class_RC), blocks, (1 + scale, shift))
+
+    def _of_text(self, rows: TextRows) -> ScaleCondition:
+        text, A = rows.text, rows.attended
+        blocks = [b.cross_attn.keys(text.hidden[:A], text.mask[:A]) for b in self.blocks]
+        first = self._first(self.text_proj(text.pooled))
+        refiner_first = None if self.refiner is None else self.refiner.first(text.pooled)
+        return ScaleCondition(first, blocks, refiner_first=refiner_first)
+
+    def _first(self, content_RC: Tensor) -> Tensor:
         # The start position and the ordinary one are both added to the first token.
-        first = class_RC[:, None] + self.pos_start.to(class_RC) + self.positions(0, class_RC.device)
-        return ScaleCondition(first, blocks, 1 + scale, shift)
+        start = self.pos_start.to(content_RC)
+        return content_RC[:, None] + start + self.positions(0, content_RC.device)
 
     def positions(self, scale: int, device: torch.device) -> Tensor:
-        """Position plus level embedding [n, C] of one scale."""
+        """Level embedding, and learned positions if there are any, [1 or n, C] of a scale."""
+        level = self.lvl_embed(torch.full((1,), scale, device=device)).to(self.compute_dtype)
+        if self.pos_embed is None:
+            return level
         counts = self.params.tokens_per_scale
         start = sum(counts[:scale])
         ids = torch.arange(start, start + counts[scale], device=device)
-        level = torch.full((1,), scale, device=device)
-        return self.pos_embed(ids).to(self.compute_dtype) + self.lvl_embed(level).to(
-            self.compute_dtype
-        )
+        return self.pos_embed(ids).to(self.compute_dtype) + level
+
+    def rotary(self, scale: int, device: torch.device) -> Tensor | None:
+        p = self.params
+        return p.rotary and rotary_table(p.rotary, p.scales[scale], p.head_size, device)
 
     def embed(self, features_BnC: Tensor, scale: int) -> Tensor:
         """Input [B, n, C] of a scale after the first, from resampled code maps."""
         x = self.word_embed(features_BnC.to(self.compute_dtype))
         return x + self.positions(scale, x.device)
 
-    def hidden(self, x_RnC: Tensor, condition: ScaleCondition, cache: KVCache) -> Tensor:
+    def hidden(
+        self, x_RnC: Tensor, condition: ScaleCondition, cache: KVCache, scale: int
+    ) -> Tensor:
         """All blocks over one scale's tokens [R, n, C]; the cache grows by n. No mask: a scale
         sees every coarser token and all of its own."""
+        rotary = self.rotary(scale, x_RnC.device)
         for i, block in enumerate(self.blocks):
-            x_RnC = block(x_RnC, condition.blocks[i], cache.layer(i))
+            x_RnC = block(x_RnC, condition.blocks[i], cache.layer(i), None, rotary)
         cache.advance(x_RnC.shape[1])
         return x_RnC
 
     def logits(self, hidden_RnC: Tensor, condition: ScaleCondition) -> Tensor:
         """fp32 logits [R, n, V]."""
-        h = torch.addcmul(condition.head_shift, layer_norm(hidden_RnC), condition.head_norm)
+        h = layer_norm(hidden_RnC) if self.params.head_norm else hidden_RnC
+        if condition.head is not None:
+            norm, shift = condition.head
+            h = torch.addcmul(shift, h, norm)
         return self.head(h).float()
 
-    def forward(self, class_ids_B: Tensor, features_BLC: Tensor) -> Tensor:
+    def forward(self, rows: Tensor | TextRows, features_BLC: Tensor) -> Tensor:
         """Teacher forcing over all scales at once.
 
         Args:
-            class_ids_B: 0..classes - 1, or ``classes`` for no class.
+            rows: class ids [B] (``classes`` for no class), or texts.
             features_BLC: ``ResidualQuantizer.transformer_inputs`` of the true tokens.
 
         Returns:
             logits [B, L, V] of every token of every scale.
         """
-        condition = self.condition(class_ids_B)
+        condition, device = self.condition(rows), features_BLC.device
         parts = features_BLC.split(self.params.tokens_per_scale[1:], dim=1)
         x = [condition.first] + [self.embed(part, s + 1) for s, part in enumerate(parts)]
-        x, mask = torch.cat(x, dim=1), self.scale_causal_mask(features_BLC.device)
+        x, mask = torch.cat(x, dim=1), self.scale_causal_mask(device)
+        rotary = None
+        if self.params.rotary:
+            tables = [self.rotary(scale, device) for scale in range(len(self.params.scales))]
+            rotary = torch.cat(tables, dim=1)
         for block, cond in zip(self.blocks, condition.blocks, strict=True):
-            x = block(x, cond, mask=mask)
+            x = block(x, cond, None, mask, rotary)
         return self.logits(x, condition)
 
     def scale_causal_mask(self, device: torch.device) -> Tensor:
@@ -232,3 +258,11 @@ class ScaleTransformer(nn.Module):
         counts = torch.tensor(self.params.tokens_per_scale, device=device)
         level = torch.arange(len(counts), device=device).repeat_interleave(counts)
         return level[:, None] >= level[None, :]
+
+
+class RefinerBlock(Block):
+    """Self-attention and feed-forward with plain norms; sees no text."""
+
+    def forward(self, x_RnC: Tensor, rotary: Tensor | None) -> Tensor:
+        x_RnC = x_RnC + self.attn(layer_norm(x_RnC), rotary=rotary)
+        return x_RnC + self.ffn(layer_norm(x_RnC))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..checkpoints.architecture import Architecture, Match
 from ..checkpoints.files import Checkpoint, CheckpointError
-from . import var
+from . import star, var
 
-ARCHITECTURES: tuple[Architecture, ...] = (*var.ARCHITECTURES,)
+ARCHITECTURES: tuple[Architecture, ...] = (*var.ARCHITECTURES, *star.ARCHITECTURES)
 
 
 def identify(checkpoint: Checkpoint, kind: str | None = None) -> Match:
@@ -16,7 +16,7 @@ def identify(checkpoint: Checkpoint, kind: str | None = None) -> Match:
         CheckpointError: unknown, or another kind than asked for.
     """
     for architecture in ARCHITECTURES:
-        params = architecture.recognise(checkpoint.shapes, checkpoint.config, checkpoint.tensors)
+        params = architecture.recognise(checkpoint)
         if params is None:
             continue
         if kind not in (None, architecture.kind):

@@ -21,6 +21,8 @@ def find_class(names: Sequence[str], query: str) -> int:
     wanted = " ".join(query.lower().replace("_", " ").split())
     if wanted in ("", "no class"):
         return NO_CLASS
+    if not names:
+        raise ValueError(f"There is no class {query!r}: this model has no classes.")
     lowered = [name.lower().replace("_", " ") for name in names]
     exact = [i for i, name in enumerate(lowered) if name == wanted]
     found = exact or [i for i, name in enumerate(lowered) if wanted in name]

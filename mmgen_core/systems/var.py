@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.architecture import Architecture, Shapes
-from ..checkpoints.files import CheckpointError
+from ..checkpoints.files import Checkpoint, CheckpointError
 from ..models.scale_transformer import ScaleTransformer, ScaleTransformerParams
 from ..tokenizers.autoencoder import AutoencoderParams
 from ..tokenizers.multiscale_vq import (
@@ -30,21 +30,20 @@ SCALES_BY_TOKENS = {sum(s * s for s in sides): sides for sides in PUBLISHED_SCAL
 ORIGIN, LICENCE = "https://huggingface.co/FoundationVision/var", "MIT"
 
 
-def recognise_tokenizer(
-    shapes: Shapes, config: dict[str, Any], tensors: Mapping[str, Tensor]
-) -> MultiScaleVQParams | None:
+def recognise_tokenizer(checkpoint: Checkpoint) -> MultiScaleVQParams | None:
     """Sizes of a multi-scale VQ file. The config speaks the reference's argument names."""
+    shapes, config = checkpoint.shapes, checkpoint.config
     phi = [k for k in shapes if re.fullmatch(r"quantize\.quant_resi\..*weight", k)]
     if not phi or "encoder.conv_in.weight" not in shapes or "quant_conv.weight" not in shapes:
         return None
     vocab, channels = shapes["quantize.embedding.weight"]
-    levels = _count(shapes, r"encoder\.down\.(\d+)\.")
+    levels = count_of(shapes, r"encoder\.down\.(\d+)\.")
     base = shapes["encoder.conv_in.weight"][0]
     widths = [shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(levels)]
     autoencoder = AutoencoderParams(
         channels=base,
         multipliers=tuple(width // base for width in widths),
-        blocks=_count(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
+        blocks=count_of(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
         latent_channels=channels,
         norm_groups=config.get("norm_num_groups", 32),
     )
@@ -58,15 +57,14 @@ def recognise_tokenizer(
     )
 
 
-def recognise_transformer(
-    shapes: Shapes, config: dict[str, Any], tensors: Mapping[str, Tensor]
-) -> ScaleTransformerParams | None:
+def recognise_transformer(checkpoint: Checkpoint) -> ScaleTransformerParams | None:
     """Sizes of a VAR transformer file, by its AdaLN head and class table."""
+    shapes, config = checkpoint.shapes, checkpoint.config
     if "head_nm.ada_lin.1.weight" not in shapes or "class_emb.weight" not in shapes:
         return None
     classes, width = shapes["class_emb.weight"]
     qk_norm = "blocks.0.attn.scale_mul_1H11" in shapes
-    depth = _count(shapes, r"blocks\.(\d+)\.")
+    depth = count_of(shapes, r"blocks\.(\d+)\.")
     heads = shapes["blocks.0.attn.scale_mul_1H11"][1] if qk_norm else width // 64
     return ScaleTransformerParams(
         depth=depth,
@@ -74,7 +72,7 @@ def recognise_transformer(
         heads=config.get("num_heads", heads),
         vocab=shapes["head.weight"][0],
         code_channels=shapes["word_embed.weight"][1],
-        scales=_scales(shapes, config, tensors),
+        scales=_scales(checkpoint),
         classes=classes - 1,
         shared_adaln="shared_ada_lin.1.weight" in shapes,
         qk_norm=qk_norm,
@@ -82,18 +80,16 @@ def recognise_transformer(
     )
 
 
-def _scales(
-    shapes: Shapes, config: dict[str, Any], tensors: Mapping[str, Tensor]
-) -> tuple[int, ...]:
+def _scales(checkpoint: Checkpoint) -> tuple[int, ...]:
     """The schedule: config, else the saved level index of every position, else the published
     one with as many tokens."""
-    if "patch_nums" in config:
-        return tuple(config["patch_nums"])
-    levels = tensors.get("lvl_1L")
+    if "patch_nums" in checkpoint.config:
+        return tuple(checkpoint.config["patch_nums"])
+    levels = checkpoint.tensors.get("lvl_1L")
     if levels is not None and not levels.is_meta:
         counts = torch.bincount(levels.flatten().long())
         return tuple(round(int(count) ** 0.5) for count in counts)
-    tokens = shapes["pos_1LC"][1]
+    tokens = checkpoint.shapes["pos_1LC"][1]
     if tokens not in SCALES_BY_TOKENS:
         raise CheckpointError(
             f"A schedule of {tokens} tokens is not a published one "
@@ -102,7 +98,8 @@ def _scales(
     return SCALES_BY_TOKENS[tokens]
 
 
-def _count(shapes: Shapes, pattern: str) -> int:
+def count_of(shapes: Shapes, pattern: str) -> int:
+    """One more than the highest number that the pattern's group finds."""
     return 1 + max(int(m[1]) for key in shapes if (m := re.match(pattern, key)))
 
 
@@ -121,19 +118,27 @@ def publish_tokenizer(state: Mapping[str, Tensor], params: MultiScaleVQParams) -
     }
 
 
+def joined_bias(tensors: Mapping[str, Tensor], stem: str, parts: str) -> Tensor:
+    """One bias for fused q, k, v layers: ``parts`` is "qkv" or "kv"; the key's is zero."""
+    v = tensors[f"{stem}v_bias"]
+    return torch.cat(
+        [torch.zeros_like(v) if p == "k" else tensors[f"{stem}{p}_bias"] for p in parts]
+    )
+
+
 # file name -> module name, both ways
 _RENAMED = {"ada_lin.1.": "ada_lin.", "head_nm.ada_lin.": "head_ada.", "attn.mat_qkv.": "attn.qkv."}
 
 
 def convert_transformer(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames, and one bias for q, k, v: the key's is zero in every file."""
+    """Renames, and one bias for q, k, v."""
     state = {}
     for key, tensor in tensors.items():
         if key == "pos_1LC":
             state["pos_embed.weight"] = tensor[0]
         elif key.endswith("attn.q_bias"):
-            bias = (tensor, torch.zeros_like(tensor), tensors[key.replace("q_bias", "v_bias")])
-            state[key.replace("q_bias", "qkv.bias")] = torch.cat(bias)
+            stem = key.removesuffix("q_bias")
+            state[f"{stem}qkv.bias"] = joined_bias(tensors, stem, "qkv")
         elif not key.endswith("attn.v_bias"):
             for theirs, ours in _RENAMED.items():
                 key = key.replace(theirs, ours)

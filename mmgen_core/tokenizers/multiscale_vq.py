@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..image_tokens import ImageTokens
 from .autoencoder import AutoencoderParams, Decoder, Encoder
+from .resample import area_resample
 from .residual_quantizer import ResidualQuantizer
 
 # Sides of the published schedules by finest grid (VAR 256 and 512 px, STAR 1024 px).
@@ -143,5 +143,5 @@ class MultiScaleVQ(nn.Module):
         """Preview of an unfinished code map: the first picture, at most ``side`` codes wide."""
         f_hat = f_hat_BChw[:1]
         if max(f_hat.shape[-2:]) > side:
-            f_hat = F.adaptive_avg_pool2d(f_hat, side)
+            f_hat = area_resample(f_hat, (side, side))
         return self.decode_features(f_hat)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .resample import area_resample
+
 
 def phi_assignment(scale_count: int, phi_count: int) -> list[int]:
     """Index of the phi convolution that each scale uses: the tick nearest to s / (S - 1).
@@ -90,7 +92,7 @@ class ResidualQuantizer(nn.Module):
         rest, f_hat, ids = f_BChw.float(), torch.zeros_like(f_BChw, dtype=torch.float32), []
         codebook = self.codebook(f_BChw.device)
         for scale, size in enumerate(sizes):
-            z = rest if scale == len(sizes) - 1 else F.interpolate(rest, size=size, mode="area")
+            z = rest if scale == len(sizes) - 1 else area_resample(rest, size)
             z_NC = z.permute(0, 2, 3, 1).reshape(-1, self.channels)
             ids.append(self.nearest(z_NC, codebook).view(len(f_BChw), *size))
             h = self.lookup(ids[-1])
@@ -136,5 +138,5 @@ class ResidualQuantizer(nn.Module):
 def next_input(f_hat_BChw: Tensor, size: tuple[int, int]) -> Tensor:
     """The transformer's input for a scale of ``size``: f_hat area-resampled, as [B, n, C]."""
     if tuple(f_hat_BChw.shape[-2:]) != tuple(size):
-        f_hat_BChw = F.interpolate(f_hat_BChw, size=size, mode="area")
+        f_hat_BChw = area_resample(f_hat_BChw, size)
     return f_hat_BChw.flatten(2).transpose(1, 2)

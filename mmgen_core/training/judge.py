@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
+from ..conditioners.scale_prompt import ClassPrompt
 from ..decoding.next_scale import ScaleSampling, generate
 from . import loop
 from .drawing_classes import NAMES, NO_CLASS, classes_of
@@ -91,7 +92,7 @@ def draw(model, tokenizer, classes: list[int], seed: int, sampling: ScaleSamplin
     drawn = []
     for start in range(0, len(classes), 32):
         rows = classes[start : start + 32]
-        tokens = generate(model, tokenizer, rows, seed + start, sampling)
+        tokens = generate(model, tokenizer, ClassPrompt(rows), seed + start, sampling)
         drawn.append(tokenizer.decode(tokens, model.pos_start.device))
     return torch.cat(drawn).permute(0, 3, 1, 2) * 2 - 1
 

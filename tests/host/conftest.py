@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import tiny
 
 from mmgen_core.commands.browser import find_browser
 from mmgen_core.commands.client import Client, OutputFile, Result
 from mmgen_core.commands.console import CommandError, last_lines
 from mmgen_core.commands.host import Host
-from mmgen_core.commands.places import COMFYUI, LOGS, VENV, venv_python
+from mmgen_core.commands.places import COMFYUI, LOGS, ROOT, VENV, venv_python
 from mmgen_core.commands.server import Server
 
 SET_UP = "run `python -m mmgen_core test`, or set MMGEN_COMFYUI and MMGEN_PYTHON"
@@ -181,6 +182,25 @@ def host() -> Iterator[RunningHost]:
         pytest.fail(f"{error}\n{end}\nfull log: {error.log}", pytrace=False)
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+STAND_IN_CLASSES = ["smiling face", "sad face", "heart", "moon", "flower", "tree", "cat", "dog"]
+
+
+@pytest.fixture(scope="session")
+def models(host: RunningHost) -> Path:
+    """The server's models/mmgen with tiny_vae and tiny_var in it, and the demo models' names:
+    where a demo model is not there yet, a tiny random one stands in for it."""
+    folder = host.models_dir / "mmgen"
+    config = {**tiny.TRANSFORMER_CONFIG, "classes": STAND_IN_CLASSES}
+    tensors = tiny.transformer_tensors(classes=len(STAND_IN_CLASSES))
+    tiny.write(folder / "tiny_var.safetensors", tensors, config)
+    tiny.write(folder / "tiny_vae.safetensors", tiny.tokenizer_tensors(), tiny.TOKENIZER_CONFIG)
+    for kind in ("vae", "var"):
+        demo = f"mmgen_demo_{kind}.safetensors"
+        if not (ROOT / "models" / demo).is_file():
+            (folder / demo).write_bytes((folder / f"tiny_{kind}.safetensors").read_bytes())
+    return folder
 
 
 @pytest.fixture(scope="session")

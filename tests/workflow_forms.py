@@ -35,6 +35,15 @@ def widget_names(definition: dict) -> list[str | None]:
     return names
 
 
+def signature(definition: dict) -> dict[str, list]:
+    """What saved workflows hold by position: link slots, widget values, outputs."""
+    return {
+        "inputs": [name for name, _, _ in inputs_of(definition)],
+        "widgets": widget_names(definition),
+        "outputs": definition["output"],
+    }
+
+
 def to_api(workflow: dict, object_info: dict[str, dict]) -> dict[str, dict]:
     """What the browser posts for a workflow: widget values by position, links by slot."""
     links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}

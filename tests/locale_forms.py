@@ -1,6 +1,6 @@
 """The English locale of the nodes, taken from what the server says about them.
 
-    python tests/host/locale_forms.py http://127.0.0.1:8188
+    python tests/locale_forms.py http://127.0.0.1:8188
 
 writes locales/en/nodeDefs.json from a running ComfyUI with this pack.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from workflow_forms import inputs_of
 
 DTYPES = ("auto", "fp32", "fp16", "bf16", "fp8", "int8")
-LOCALES = Path(__file__).resolve().parents[2] / "locales"
+LOCALES = Path(__file__).resolve().parents[1] / "locales"
 
 
 def our_nodes(object_info: dict[str, dict]) -> dict[str, dict]:

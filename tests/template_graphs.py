@@ -1,30 +1,13 @@
-"""Writes workflows/*.json and workflows/api/*.json from one description of each template.
-
-    python tests/host/make_templates.py http://127.0.0.1:8188
-
-needs a running ComfyUI with this pack, which says in what order a node has its widgets.
-"""
+"""What the templates of VAR hold: nodes, positions, links, notes."""
 
 from __future__ import annotations
 
-import json
-import sys
-import urllib.request
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from workflow_forms import inputs_of, is_widget, to_api
-
-WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 URL = "https://huggingface.co/FoundationVision/var"
-FILES = {
-    "MMGenLoadScaleModel": [f"var_d{depth}.pth" for depth in (16, 20, 24, 30, 36)],
-    "MMGenLoadImageTokenizer": ["vae_ch160v4096z32.pth"],
-}
-CORE_VERSION, PACK_VERSION = "0.30.0", "0.1.0"
 MODELS_NOTE = f"""## Models
 
-The demo models in this pack draw emoji-like pictures of 128 x 128 pixels, so the workflow runs \
+The demo models in this pack draw emoji-like pictures of 64 x 64 pixels, so the workflow runs \
 at once.
 
 For photographs, put these public files into `ComfyUI/models/mmgen` and choose them in the two \
@@ -201,7 +184,9 @@ def edit(
         mask=masked[1],
     )
     t.add("PreviewImage", (1400, 330), "Source picture", (260, 300), images=picture[0])
-    t.add("SaveImage", (1700, 0), size=(420, 480), images=pasted[0], filename_prefix=f"mmgen/{t.name}")
+    t.add(
+        "SaveImage", (1700, 0), size=(420, 480), images=pasted[0], filename_prefix=f"mmgen/{t.name}"
+    )
     t.group("Redraw", [1040, -80, 320, 720], "#88A")
 
 
@@ -210,7 +195,7 @@ def inpaint() -> Template:
     model, tokenizer = loaders(t)
     picture = source_picture(t, model, tokenizer, "smiling face", 1)
     mask = box_mask(t, (740, 0), (32, 64, 64, 48))
-    t.group("Mask: white is redrawn", [720, -80, 320, 720], "#AA8")
+    t.group("Mask: white is redrawn", [720, -80, 312, 720], "#AA8")
     edit(t, model, tokenizer, picture, mask[0], -1, 2)
     t.note(MODELS_NOTE, (-460, -40), (420, 430))
     t.note(
@@ -228,7 +213,7 @@ def outpaint() -> Template:
     picture = source_picture(t, model, tokenizer, "flower", 3)
     mask = box_mask(t, (740, 0), (24, 24, 80, 80))
     outside = t.add("InvertMask", (740, 520), mask=mask[0])
-    t.group("Mask: white is redrawn", [720, -80, 320, 720], "#AA8")
+    t.group("Mask: white is redrawn", [720, -80, 312, 720], "#AA8")
     edit(t, model, tokenizer, picture, outside[0], -1, 4)
     t.note(MODELS_NOTE, (-460, -40), (420, 430))
     t.note(
@@ -245,7 +230,7 @@ def class_edit() -> Template:
     picture = source_picture(t, model, tokenizer, "cat", 5)
     found = class_by_name(t, (0, 400), model, "heart", "Class to draw under the mask")
     mask = box_mask(t, (740, 0), (24, 24, 80, 80))
-    t.group("Mask: white is redrawn", [720, -80, 320, 720], "#AA8")
+    t.group("Mask: white is redrawn", [720, -80, 312, 720], "#AA8")
     edit(t, model, tokenizer, picture, mask[0], found[0], 6)
     t.note(MODELS_NOTE, (-460, -40), (420, 430))
     t.note(
@@ -279,12 +264,20 @@ def variation() -> Template:
     )
     result = decode(t, (1100, 0), tokenizer, varied)
     t.add(
-        "SaveImage", (1100, 120), size=(420, 480), images=result[0], filename_prefix=f"mmgen/{t.name}"
+        "SaveImage",
+        (1100, 120),
+        size=(420, 480),
+        images=result[0],
+        filename_prefix=f"mmgen/{t.name}",
     )
     maps = t.add("MMGenViewTokens", (1560, 0), tokens=tokens[0], map_size=128)
     t.add("PreviewImage", (1560, 120), "Code maps of the source", (300, 300), images=maps[0])
-    t.add("MMGenSaveTokens", (1560, 460), tokens=tokens[0], filename_prefix="mmgen/tokens")
-    t.add("MMGenLoadTokens", (1560, 600), tokens_name="mmgen/tokens_00001_.tokens.safetensors [output]")
+    t.add("MMGenSaveTokens", (1560, 460), tokens=tokens[0], filename_prefix="mmgen")
+    t.add(
+        "MMGenLoadTokens",
+        (1560, 600),
+        tokens_name="tokens/mmgen_00001_.tokens.safetensors [output]",
+    )
     t.group("Tokens", [1540, -80, 380, 820], "#88A")
     t.note(MODELS_NOTE, (-460, -40), (420, 430))
     t.note(
@@ -364,129 +357,3 @@ def sd_refiner() -> Template:
 
 
 TEMPLATES = (class_to_image, inpaint, outpaint, class_edit, variation, sd_refiner)
-SD_FILE = {
-    "name": "v1-5-pruned-emaonly-fp16.safetensors",
-    "url": "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/"
-    "v1-5-pruned-emaonly-fp16.safetensors",
-    "directory": "checkpoints",
-}
-
-
-def properties_of(kind: str) -> dict:
-    ours = kind.startswith("MMGen")
-    properties = {
-        "cnr_id": "mmgen" if ours else "comfy-core",
-        "ver": PACK_VERSION if ours else CORE_VERSION,
-        "Node name for S&R": kind,
-    }
-    models = [
-        {"name": name, "url": f"{URL}/resolve/main/{name}", "directory": "mmgen"}
-        for name in FILES.get(kind, [])
-    ]
-    if kind == "CheckpointLoaderSimple":
-        models = [SD_FILE]
-    return properties | ({"models": models} if models else {})
-
-
-def to_ui(template: Template, object_info: dict[str, dict]) -> dict:
-    """The browser's form."""
-    nodes, links = [], []
-    for order, node in enumerate(template.nodes):
-        nodes.append(_ui_node(node, order, object_info[node.kind], links))
-    for link_id, source, slot, _, _, _ in links:
-        output = nodes[source - 1]["outputs"][slot]
-        output["links"] = [*(output["links"] or []), link_id]
-    for text, position, size in template.notes:
-        nodes.append(_ui_note(len(nodes) + 1, text, position, size))
-    groups = [
-        {"id": i + 1, "title": title, "bounding": box, "color": color, "flags": {}}
-        for i, (title, box, color) in enumerate(template.groups)
-    ]
-    return {
-        "last_node_id": len(nodes),
-        "last_link_id": len(links),
-        "nodes": nodes,
-        "links": links,
-        "groups": groups,
-        "config": {},
-        "extra": {},
-        "version": 0.4,
-    }
-
-
-def _ui_node(node: Node, order: int, definition: dict, links: list) -> dict:
-    inputs, values, unused = [], [], dict(node.values)
-    for name, kind, options in inputs_of(definition):
-        value = unused.pop(name, options.get("default"))
-        linked = isinstance(value, tuple)
-        entry = {"name": name, "type": kind, "link": None}
-        if is_widget(kind, options):
-            entry["widget"] = {"name": name}
-            values.append(options.get("default") if linked else value)
-            if options.get("control_after_generate"):
-                values.append("fixed")
-        if linked:
-            source, slot = value
-            links.append([len(links) + 1, source.id, slot, node.id, len(inputs), kind])
-            entry["link"] = len(links)
-        inputs.append(entry)
-    if unused:
-        raise ValueError(f"{node.kind} has no inputs {sorted(unused)}")
-    outputs = [
-        {"name": name, "type": kind, "links": None}
-        for name, kind in zip(definition["output_name"], definition["output"], strict=True)
-    ]
-    sockets = max(sum("widget" not in i for i in inputs), len(outputs))
-    height = 20 * sockets + (24 * len(values) + 14 if values else 6)  # what the canvas computes
-    extra = {"title": node.title} if node.title else {}
-    return {
-        "id": node.id,
-        "type": node.kind,
-        "pos": list(node.position),
-        "size": list(node.size or (280, height)),
-        "flags": {},
-        "order": order,
-        "mode": 0,
-        "inputs": inputs,
-        "outputs": outputs,
-        **extra,
-        "properties": properties_of(node.kind),
-        "widgets_values": values,
-    }
-
-
-def _ui_note(node_id: int, text: str, position, size) -> dict:
-    return {
-        "id": node_id,
-        "type": "MarkdownNote",
-        "pos": list(position),
-        "size": list(size),
-        "flags": {},
-        "order": 0,
-        "mode": 0,
-        "inputs": [],
-        "outputs": [],
-        "properties": {},
-        "widgets_values": [text],
-        "color": "#432",
-        "bgcolor": "#653",
-    }
-
-
-def write(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def main(address: str) -> None:
-    with urllib.request.urlopen(f"{address}/object_info") as reply:
-        object_info = json.load(reply)
-    for make in TEMPLATES:
-        template = make()
-        workflow = to_ui(template, object_info)
-        write(WORKFLOWS / f"{template.name}.json", workflow)
-        write(WORKFLOWS / "api" / f"{template.name}.json", to_api(workflow, object_info))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
