@@ -135,6 +135,12 @@ def test_tokenizer_run_is_resumable(tokenizer, tokenizer_args, caplog):
     assert torch.equal(ema.average["quantize.embedding.weight"], stored)
 
 
+def test_run_of_another_model_is_refused(tokenizer_args):
+    args = multiscale_vq.parse([f"--runs={tokenizer_args.runs}", "--blocks=2", "--steps=1"])
+    with pytest.raises(ValueError, match="run of another model"):
+        multiscale_vq.train(multiscale_vq.build(args), None, (1, 2, 4), args, CPU)
+
+
 def test_transformer_overfits_a_handful(tokenizer, tmp_path):
     torch.manual_seed(0)
     shapes = synthetic(4)
