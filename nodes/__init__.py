@@ -4,6 +4,7 @@ from . import host
 from .api import ComfyExtension, io
 from .classes import ClassByName, ImageNetClass
 from .scale import LoadScaleModel, ScaleSampler
+from .scale_text import EncodeScaleText
 from .tokenizer import DecodeTokens, EncodeImage, LoadImageTokenizer
 from .tokens import LoadTokens, SaveTokens, TokenMask, ViewTokens
 
@@ -13,6 +14,7 @@ NODES: list[type[io.ComfyNode]] = [
     ImageNetClass,
     ClassByName,
     ScaleSampler,
+    EncodeScaleText,
     EncodeImage,
     DecodeTokens,
     TokenMask,

@@ -4,6 +4,7 @@ from comfy_api.v0_0_2 import ComfyExtension, io, ui
 
 ScaleModel = io.Custom("MMGEN_SCALE_MODEL")
 Tokenizer = io.Custom("MMGEN_TOKENIZER")
+ScalePrompt = io.Custom("MMGEN_SCALE_PROMPT")
 Tokens = io.Custom("MMGEN_IMAGE_TOKENS")
 
-__all__ = ["ComfyExtension", "ScaleModel", "Tokenizer", "Tokens", "io", "ui"]
+__all__ = ["ComfyExtension", "ScaleModel", "ScalePrompt", "Tokenizer", "Tokens", "io", "ui"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..mmgen_core.conditioners.scale_prompt import ClassPrompt
-from ..mmgen_core.decoding.next_scale import ScaleSampling, generate, memory_required
+from ..mmgen_core.conditioners.scale_prompt import ClassPrompt, TextPrompt
+from ..mmgen_core.decoding.next_scale import MODES, ScaleSampling, generate, memory_required
 from ..mmgen_core.image_tokens import ImageTokens
 from . import host
-from .api import ScaleModel, Tokenizer, Tokens, io
+from .api import ScaleModel, ScalePrompt, Tokenizer, Tokens, io
 
 DEMO_MODEL = "mmgen_demo_var.safetensors"
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
@@ -18,11 +18,19 @@ class LoadScaleModel(io.ComfyNode):
         files = host.model_files()
         return io.Schema(
             node_id="MMGenLoadScaleModel",
-            display_name="Load Scale Model (VAR)",
+            display_name="Load Scale Model (VAR, STAR)",
             category="mmgen/loaders",
-            description="Loads a next-scale model such as VAR, which draws a picture as a "
-            "pyramid of token maps, coarse to fine.",
-            search_aliases=["var", "visual autoregressive", "next-scale", "imagenet", "loader"],
+            description="Loads a next-scale model such as VAR or STAR, which draws a picture as "
+            "a pyramid of token maps, coarse to fine.",
+            search_aliases=[
+                "var",
+                "star",
+                "visual autoregressive",
+                "next-scale",
+                "imagenet",
+                "text to image",
+                "loader",
+            ],
             inputs=[
                 io.Combo.Input(
                     "model_name",
@@ -56,16 +64,18 @@ class ScaleSampler(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MMGenScaleSampler",
-            display_name="Scale Sampler (VAR)",
+            display_name="Scale Sampler (VAR, STAR)",
             category="mmgen/sampling",
-            description="Draws pictures of a class with a next-scale model, one pass per scale; "
-            "can begin from, vary or edit the tokens of a picture.",
+            description="Draws pictures of a class or a text with a next-scale model, one pass "
+            "per scale; can begin from, vary or edit the tokens of a picture.",
             search_aliases=[
                 "var",
+                "star",
                 "sampler",
                 "next-scale",
                 "imagenet",
                 "class to image",
+                "text to image",
                 "inpaint",
             ],
             inputs=[*_what(), *_how(), *_start()],
@@ -90,20 +100,23 @@ class ScaleSampler(io.ComfyNode):
         batch_size: int,
         start_tokens: ImageTokens | None = None,
         keep_scales: int = 0,
+        prompt: TextPrompt | None = None,
+        mode: str = "plain",
     ) -> io.NodeOutput:
-        sampling = ScaleSampling(guidance, top_k, top_p, smooth)
+        sampling = ScaleSampling(guidance, top_k, top_p, smooth, mode)
 
         def rows(start: int, stop: int) -> ImageTokens:
             part = start_tokens is not None and stop - start < batch_size
             begin = start_tokens.rows(start, stop) if part else start_tokens
-            classes = ClassPrompt([class_id] * (stop - start))
-            needed = memory_required(model.module, classes.batch, guidance > 0)
+            count = stop - start
+            asked = prompt.expand(count) if prompt else ClassPrompt([class_id] * count)
+            needed = memory_required(model.module, count, guidance > 0)
             progress = host.Progress(tokenizer.module.decode_partial)
             with host.loaded(model, tokenizer, memory_required=needed):
                 return generate(
                     model.module,
                     tokenizer.module,
-                    classes,
+                    asked,
                     (seed + start) % (MAX_SEED + 1),
                     sampling,
                     begin,
@@ -124,7 +137,7 @@ def _what() -> list[io.Input]:
             min=-1,
             max=65535,
             tooltip="Number of the class to draw; -1 draws without a class. Connect Class by "
-            "Name or ImageNet Class to choose it by name.",
+            "Name or ImageNet Class to choose it by name. Not used once a prompt is connected.",
         ),
         io.Int.Input(
             "seed",
@@ -146,15 +159,17 @@ def _how() -> list[io.Input]:
             min=0.0,
             max=30.0,
             step=0.1,
-            tooltip="Strength of the class at the finest scale (cfg of the VAR demo); grows "
-            "linearly from 0 at the coarsest. 1.5 was used for the paper's scores, 4 looks best.",
+            tooltip="Strength of the class or text at the finest scale (cfg of the VAR and STAR "
+            "demos); grows linearly from 0 at the coarsest. 4 looks best; 1.5 was used for the "
+            "scores of the VAR paper.",
         ),
         io.Int.Input(
             "top_k",
             default=900,
             min=0,
             max=65536,
-            tooltip="Draw among this many likeliest codes; 0 allows all.",
+            tooltip="Draw among this many likeliest codes; 0 allows all. 900 is the VAR demo's, "
+            "600 the STAR demo's.",
         ),
         io.Float.Input(
             "top_p",
@@ -163,13 +178,13 @@ def _how() -> list[io.Input]:
             max=1.0,
             step=0.01,
             tooltip="Draw among the likeliest codes that make up this share of the probability; "
-            "0 turns the limit off.",
+            "0 turns the limit off. 0.95 is the VAR demo's, 0.8 the STAR demo's.",
         ),
         io.Boolean.Input(
             "smooth",
             default=False,
-            tooltip="Mix codes instead of drawing one (more_smooth of VAR): smoother, less "
-            "varied pictures.",
+            tooltip="Mix codes instead of drawing one (more_smooth of VAR and STAR): smoother, "
+            "less varied pictures.",
         ),
         io.Int.Input(
             "batch_size", default=1, min=1, max=1024, tooltip="How many pictures to draw at once."
@@ -193,5 +208,21 @@ def _start() -> list[io.Input]:
             optional=True,
             tooltip="Keep this many of the coarsest scales of the start tokens: more keeps more "
             "of the layout and colours.",
+        ),
+        ScalePrompt.Input(
+            "prompt",
+            optional=True,
+            tooltip="Text for a model that draws from words (STAR): connect Encode Text for "
+            "Scale Model. Models of classes (VAR) take class_id instead.",
+        ),
+        io.Combo.Input(
+            "mode",
+            options=list(MODES),
+            default="plain",
+            optional=True,
+            advanced=True,
+            tooltip="STAR's sampling modes. plain fits the published files. new and 1024 place "
+            "the finest maps in several steps and need a file with the refiner; old fixes top_p "
+            "at 0.8 and narrows top_k towards the finest scales.",
         ),
     ]

@@ -20,9 +20,18 @@ class LoadImageTokenizer(io.ComfyNode):
             node_id="MMGenLoadImageTokenizer",
             display_name="Load Image Tokenizer",
             category="mmgen/loaders",
-            description="Loads an image tokenizer such as VAR's multi-scale VQ-VAE, which turns "
-            "pictures into tokens and back.",
-            search_aliases=["var", "vqvae", "vq-vae", "vqgan", "tokenizer", "vae", "next-scale"],
+            description="Loads an image tokenizer such as the multi-scale VQ-VAE of VAR and STAR, "
+            "which turns pictures into tokens and back.",
+            search_aliases=[
+                "var",
+                "star",
+                "vqvae",
+                "vq-vae",
+                "vqgan",
+                "tokenizer",
+                "vae",
+                "next-scale",
+            ],
             inputs=[
                 io.Combo.Input(
                     "tokenizer_name",

@@ -12,13 +12,24 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from template_graphs import TEMPLATES, URL, Node, Template
+import template_graphs
+import template_graphs_star
+from template_parts import Node, Template
 from workflow_forms import inputs_of, is_widget, to_api
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
+TEMPLATES = (*template_graphs.TEMPLATES, *template_graphs_star.TEMPLATES)
+VAR_URL, STAR_URL = template_graphs.URL, template_graphs_star.URL
+# Public files by system (a template's name begins with it) and loader: name, repository.
 FILES = {
-    "MMGenLoadScaleModel": [f"var_d{depth}.pth" for depth in (16, 20, 24, 30, 36)],
-    "MMGenLoadImageTokenizer": ["vae_ch160v4096z32.pth"],
+    ("var", "MMGenLoadScaleModel"): [(f"var_d{d}.pth", VAR_URL) for d in (16, 20, 24, 30, 36)],
+    ("var", "MMGenLoadImageTokenizer"): [("vae_ch160v4096z32.pth", VAR_URL)],
+    ("star", "MMGenLoadScaleModel"): [
+        ("star_rope_d30_256-ar-ckpt-ep3-iter20000.pth", STAR_URL),
+        ("star_rope_d30_512-ar-ckpt-ep1-iter30000.pth", STAR_URL),
+        ("star_rope_d30_1024_drop_3-ar-ckpt-ep1-iter21000.pth", STAR_URL),
+    ],
+    ("star", "MMGenLoadImageTokenizer"): [("vae_ch160v4096z32.pth", VAR_URL)],
 }
 CORE_VERSION, PACK_VERSION = "0.30.0", "0.1.0"
 SD_FILE = {
@@ -29,7 +40,7 @@ SD_FILE = {
 }
 
 
-def properties_of(kind: str) -> dict:
+def properties_of(kind: str, system: str) -> dict:
     ours = kind.startswith("MMGen")
     properties = {
         "cnr_id": "mmgen" if ours else "comfy-core",
@@ -37,8 +48,8 @@ def properties_of(kind: str) -> dict:
         "Node name for S&R": kind,
     }
     models = [
-        {"name": name, "url": f"{URL}/resolve/main/{name}", "directory": "mmgen"}
-        for name in FILES.get(kind, [])
+        {"name": name, "url": f"{url}/resolve/main/{name}", "directory": "mmgen"}
+        for name, url in FILES.get((system, kind), [])
     ]
     if kind == "CheckpointLoaderSimple":
         models = [SD_FILE]
@@ -47,9 +58,9 @@ def properties_of(kind: str) -> dict:
 
 def to_ui(template: Template, object_info: dict[str, dict]) -> dict:
     """The browser's form."""
-    nodes, links = [], []
+    nodes, links, system = [], [], template.name.split("_")[0]
     for order, node in enumerate(template.nodes):
-        nodes.append(_ui_node(node, order, object_info[node.kind], links))
+        nodes.append(_ui_node(node, order, object_info[node.kind], links, system))
     for link_id, source, slot, _, _, _ in links:
         output = nodes[source - 1]["outputs"][slot]
         output["links"] = [*(output["links"] or []), link_id]
@@ -71,7 +82,7 @@ def to_ui(template: Template, object_info: dict[str, dict]) -> dict:
     }
 
 
-def _ui_node(node: Node, order: int, definition: dict, links: list) -> dict:
+def _ui_node(node: Node, order: int, definition: dict, links: list, system: str) -> dict:
     inputs, values, unused = [], [], dict(node.values)
     for name, kind, options in inputs_of(definition):
         value = unused.pop(name, options.get("default"))
@@ -107,7 +118,7 @@ def _ui_node(node: Node, order: int, definition: dict, links: list) -> dict:
         "inputs": inputs,
         "outputs": outputs,
         **extra,
-        "properties": properties_of(node.kind),
+        "properties": properties_of(node.kind, system),
         "widgets_values": values,
     }
 

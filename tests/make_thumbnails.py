@@ -3,7 +3,8 @@
     python tests/make_thumbnails.py http://127.0.0.1:8188
 
 needs a running ComfyUI with this pack and its demo models. The refiner's thumbnail shows what VAR
-drew where no Stable Diffusion checkpoint is installed.
+drew where no Stable Diffusion checkpoint is installed. A template that draws nothing for want of
+models gets a card with its name instead of a picture.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -47,23 +48,43 @@ def with_inset(page: Image.Image, image: Image.Image) -> Image.Image:
     return page
 
 
-def run(client: Client, prompt: dict) -> Result:
-    """The prompt, or without the nodes that need a file nobody has."""
-    try:
-        return client.run(prompt)
-    except WorkflowError:
-        saving = [node for node, entry in prompt.items() if entry["class_type"] == "SaveImage"]
-        return client.run({k: v for k, v in prompt.items() if k not in saving})
+def card(name: str) -> Image.Image:
+    """The template's name in plain letters."""
+    page = Image.new("RGB", (SIDE, SIDE), "#223")
+    pen = ImageDraw.Draw(page)
+    system, *words = name.split("_")
+    pen.text((40, 150), system.upper(), "#fc6", ImageFont.load_default(96))
+    pen.text((40, 270), " ".join(words), "white", ImageFont.load_default(48))
+    pen.text((40, 440), "needs the public model files", "#99a", ImageFont.load_default(26))
+    return page
+
+
+def run(client: Client, prompt: dict) -> Result | None:
+    """The prompt, or without the nodes that need a file nobody has; None if no node can run."""
+    saving = [node for node, entry in prompt.items() if entry["class_type"] == "SaveImage"]
+    for part in (prompt, {k: v for k, v in prompt.items() if k not in saving}):
+        try:
+            return client.run(part)
+        except WorkflowError as error:
+            if not error.missing_files:
+                raise
+    return None
+
+
+def pictured(client: Client, result: Result, name: str) -> Image.Image:
+    """What a template drew, with what it began from in a corner."""
+    saved, shown = pictures(client, result, "output"), pictures(client, result, "temp")
+    page = sheet(saved or shown)
+    if saved and shown and name != "var_variation":
+        page = with_inset(page, shown[0])
+    return page
 
 
 def main(address: str) -> None:
     client = Client(address)
     for path in sorted(API_WORKFLOWS.glob("*.json")):
         result = run(client, json.loads(path.read_text("utf-8")))
-        saved, shown = pictures(client, result, "output"), pictures(client, result, "temp")
-        page = sheet(saved or shown)
-        if saved and shown and path.stem != "var_variation":
-            page = with_inset(page, shown[0])
+        page = card(path.stem) if result is None else pictured(client, result, path.stem)
         page.save(ROOT / "workflows" / f"{path.stem}.jpg", quality=88)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from template_parts import Node, Template, box_mask, decode, edit, loaders, refine, sampler
 
 URL = "https://huggingface.co/FoundationVision/var"
+MODEL, TOKENIZER = "mmgen_demo_var.safetensors", "mmgen_demo_vae.safetensors"
 MODELS_NOTE = f"""## Models
 
 The demo models in this pack draw emoji-like pictures of 64 x 64 pixels, so the workflow runs \
@@ -24,85 +25,13 @@ They know the 1000 ImageNet classes: write such a name into **Class by Name**, f
 *volcano*."""
 
 
-@dataclass
-class Node:
-    id: int
-    kind: str
-    position: tuple[int, int]
-    values: dict
-    title: str | None = None
-    size: tuple[int, int] | None = None
-
-    def __getitem__(self, slot: int) -> tuple[Node, int]:
-        return self, slot
-
-
-@dataclass
-class Template:
-    name: str
-    nodes: list[Node] = field(default_factory=list)
-    notes: list[tuple[str, tuple[int, int], tuple[int, int]]] = field(default_factory=list)
-    groups: list[tuple[str, list[int], str]] = field(default_factory=list)
-
-    def add(self, kind: str, position: tuple[int, int], title=None, size=None, **values) -> Node:
-        node = Node(len(self.nodes) + 1, kind, position, values, title, size)
-        self.nodes.append(node)
-        return node
-
-    def note(self, text: str, position: tuple[int, int], size: tuple[int, int]) -> None:
-        self.notes.append((text, position, size))
-
-    def group(self, title: str, bounding: list[int], color: str = "#3f789e") -> None:
-        self.groups.append((title, bounding, color))
-
-
-def loaders(template: Template, at: tuple[int, int] = (0, 0)) -> tuple[Node, Node]:
-    x, y = at
-    model = template.add(
-        "MMGenLoadScaleModel", (x, y), model_name="mmgen_demo_var.safetensors", dtype="auto"
-    )
-    tokenizer = template.add(
-        "MMGenLoadImageTokenizer",
-        (x, y + 150),
-        tokenizer_name="mmgen_demo_vae.safetensors",
-        dtype="auto",
-    )
-    template.group("Models", [x - 20, y - 80, 320, 400])
-    return model, tokenizer
-
-
-def sampler(template: Template, position, model, tokenizer, class_id, title=None, **values) -> Node:
-    settings = {
-        "seed": 0,
-        "guidance": 4.0,
-        "top_k": 900,
-        "top_p": 0.95,
-        "smooth": False,
-        "batch_size": 1,
-        "keep_scales": 0,
-    }
-    return template.add(
-        "MMGenScaleSampler",
-        position,
-        title,
-        model=model[0],
-        tokenizer=tokenizer[0],
-        class_id=class_id,
-        **(settings | values),
-    )
-
-
-def decode(template: Template, position, tokenizer: Node, tokens: Node) -> Node:
-    return template.add("MMGenDecodeTokens", position, tokenizer=tokenizer[0], tokens=tokens[0])
-
-
 def class_by_name(template: Template, position, model: Node, name: str, title=None) -> Node:
     return template.add("MMGenClassByName", position, title, model=model[0], name=name)
 
 
 def class_to_image() -> Template:
     t = Template("var_class_to_image")
-    model, tokenizer = loaders(t)
+    model, tokenizer = loaders(t, MODEL, TOKENIZER)
     found = class_by_name(t, (400, 0), model, "smiling face")
     drawn = sampler(t, (400, 180), model, tokenizer, found[0], batch_size=4, seed=1)
     picture = decode(t, (760, 0), tokenizer, drawn)
@@ -135,68 +64,13 @@ def source_picture(t: Template, model: Node, tokenizer: Node, name: str, seed: i
     return picture
 
 
-def box_mask(t: Template, position, box: tuple[int, int, int, int], side: int = 128) -> Node:
-    """White in the box (left, top, width, height), black elsewhere."""
-    x, y = position
-    black = t.add("SolidMask", (x, y), value=0.0, width=side, height=side)
-    white = t.add("SolidMask", (x, y + 150), value=1.0, width=box[2], height=box[3])
-    return t.add(
-        "MaskComposite",
-        (x, y + 300),
-        destination=black[0],
-        source=white[0],
-        x=box[0],
-        y=box[1],
-        operation="add",
-    )
-
-
-def edit(
-    t: Template, model: Node, tokenizer: Node, picture: Node, mask: tuple[Node, int], class_id, seed
-) -> None:
-    """Encode, mask, redraw, decode, and put the untouched pixels back."""
-    tokens = t.add(
-        "MMGenEncodeImage", (1060, 0), tokenizer=tokenizer[0], image=picture[0], model=model[0]
-    )
-    masked = t.add("MMGenTokenMask", (1060, 130), tokens=tokens[0], mask=mask, coverage=0.1)
-    redrawn = sampler(
-        t,
-        (1060, 280),
-        model,
-        tokenizer,
-        class_id,
-        "Redraw under the mask",
-        start_tokens=masked[0],
-        guidance=3.0,
-        smooth=True,
-        seed=seed,
-    )
-    result = decode(t, (1400, 0), tokenizer, redrawn)
-    pasted = t.add(
-        "ImageCompositeMasked",
-        (1400, 120),
-        "Put untouched pixels back",
-        destination=picture[0],
-        source=result[0],
-        x=0,
-        y=0,
-        resize_source=False,
-        mask=masked[1],
-    )
-    t.add("PreviewImage", (1400, 330), "Source picture", (260, 300), images=picture[0])
-    t.add(
-        "SaveImage", (1700, 0), size=(420, 480), images=pasted[0], filename_prefix=f"mmgen/{t.name}"
-    )
-    t.group("Redraw", [1040, -80, 320, 720], "#88A")
-
-
 def inpaint() -> Template:
     t = Template("var_inpaint")
-    model, tokenizer = loaders(t)
+    model, tokenizer = loaders(t, MODEL, TOKENIZER)
     picture = source_picture(t, model, tokenizer, "smiling face", 1)
     mask = box_mask(t, (740, 0), (32, 64, 64, 48))
     t.group("Mask: white is redrawn", [720, -80, 312, 720], "#AA8")
-    edit(t, model, tokenizer, picture, mask[0], -1, 2)
+    edit(t, model, tokenizer, picture, mask[0], -1, seed=2)
     t.note(MODELS_NOTE, (-460, -40), (420, 430))
     t.note(
         "In-painting without a class (*class_id* -1). Instead of the box, a mask painted on "
@@ -209,12 +83,12 @@ def inpaint() -> Template:
 
 def outpaint() -> Template:
     t = Template("var_outpaint")
-    model, tokenizer = loaders(t)
+    model, tokenizer = loaders(t, MODEL, TOKENIZER)
     picture = source_picture(t, model, tokenizer, "flower", 3)
     mask = box_mask(t, (740, 0), (24, 24, 80, 80))
     outside = t.add("InvertMask", (740, 520), mask=mask[0])
     t.group("Mask: white is redrawn", [720, -80, 312, 720], "#AA8")
-    edit(t, model, tokenizer, picture, outside[0], -1, 4)
+    edit(t, model, tokenizer, picture, outside[0], -1, seed=4)
     t.note(MODELS_NOTE, (-460, -40), (420, 430))
     t.note(
         "Out-painting keeps the box and redraws what is around it: the mask is inverted.",
@@ -226,12 +100,12 @@ def outpaint() -> Template:
 
 def class_edit() -> Template:
     t = Template("var_class_edit")
-    model, tokenizer = loaders(t)
+    model, tokenizer = loaders(t, MODEL, TOKENIZER)
     picture = source_picture(t, model, tokenizer, "cat", 5)
     found = class_by_name(t, (0, 400), model, "heart", "Class to draw under the mask")
     mask = box_mask(t, (740, 0), (24, 24, 80, 80))
     t.group("Mask: white is redrawn", [720, -80, 312, 720], "#AA8")
-    edit(t, model, tokenizer, picture, mask[0], found[0], 6)
+    edit(t, model, tokenizer, picture, mask[0], found[0], seed=6)
     t.note(MODELS_NOTE, (-460, -40), (420, 430))
     t.note(
         "Zero-shot class editing: the area under the mask becomes another class, in keeping "
@@ -244,7 +118,7 @@ def class_edit() -> Template:
 
 def variation() -> Template:
     t = Template("var_variation")
-    model, tokenizer = loaders(t)
+    model, tokenizer = loaders(t, MODEL, TOKENIZER)
     picture = source_picture(t, model, tokenizer, "flower", 7)
     tokens = t.add(
         "MMGenEncodeImage", (740, 0), tokenizer=tokenizer[0], image=picture[0], model=model[0]
@@ -291,60 +165,12 @@ def variation() -> Template:
 
 def sd_refiner() -> Template:
     t = Template("var_sd_refiner")
-    model, tokenizer = loaders(t)
+    model, tokenizer = loaders(t, MODEL, TOKENIZER)
     found = class_by_name(t, (400, 0), model, "tree")
     drawn = sampler(t, (400, 160), model, tokenizer, found[0], seed=9)
     picture = decode(t, (400, 530), tokenizer, drawn)
     t.group("VAR draws", [380, -80, 320, 720], "#A88")
-    large = t.add(
-        "ImageScale",
-        (740, 0),
-        image=picture[0],
-        upscale_method="lanczos",
-        width=512,
-        height=512,
-        crop="disabled",
-    )
-    checkpoint = t.add(
-        "CheckpointLoaderSimple", (740, 220), ckpt_name="v1-5-pruned-emaonly-fp16.safetensors"
-    )
-    positive = t.add(
-        "CLIPTextEncode",
-        (1100, 0),
-        "Positive prompt",
-        (320, 140),
-        text="a photograph of a large tree on a meadow, soft light, detailed",
-        clip=checkpoint[1],
-    )
-    negative = t.add(
-        "CLIPTextEncode",
-        (1100, 190),
-        "Negative prompt",
-        (320, 120),
-        text="blurry, text, watermark",
-        clip=checkpoint[1],
-    )
-    latent = t.add("VAEEncode", (740, 370), pixels=large[0], vae=checkpoint[2])
-    refined = t.add(
-        "KSampler",
-        (1100, 360),
-        model=checkpoint[0],
-        seed=10,
-        steps=20,
-        cfg=7.0,
-        sampler_name="dpmpp_2m",
-        scheduler="karras",
-        positive=positive[0],
-        negative=negative[0],
-        latent_image=latent[0],
-        denoise=0.55,
-    )
-    result = t.add("VAEDecode", (1460, 0), samples=refined[0], vae=checkpoint[2])
-    t.add("PreviewImage", (1460, 120), "What VAR drew", (260, 300), images=picture[0])
-    t.add(
-        "SaveImage", (1760, 0), size=(420, 480), images=result[0], filename_prefix=f"mmgen/{t.name}"
-    )
-    t.group("Stable Diffusion refines", [720, -80, 720, 720], "#88A")
+    refine(t, picture, "What VAR drew", "a photograph of a large tree on a meadow")
     t.note(MODELS_NOTE, (-460, -40), (420, 430))
     t.note(
         "VAR composes, any Stable Diffusion checkpoint refines (image to image). This template "

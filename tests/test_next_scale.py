@@ -141,6 +141,15 @@ def test_bad_input_is_named(pair):
         ScaleSampling(top_p=1.5)
 
 
+def test_a_tokenizer_of_the_same_shape_but_other_codes_is_refused():
+    tokenizer, other = tiny.tokenizer(), tiny.tokenizer(seed=5)
+    config = {**tiny.TRANSFORMER_CONFIG, "codebook": tokenizer.fingerprint}
+    model = tiny.module_of(tiny.transformer_tensors(), config)
+    generate(model, tokenizer, ClassPrompt([1]), 0, SAMPLING)
+    with pytest.raises(ValueError, match=rf"{tokenizer.fingerprint}.*{other.fingerprint}"):
+        generate(model, other, ClassPrompt([1]), 0, SAMPLING)
+
+
 def test_nan_weight_is_named(pair):
     _, tokenizer = pair
     model = tiny.transformer()

@@ -1,4 +1,5 @@
-"""A Stable Diffusion 1.x checkpoint, as small as ComfyUI's stock loader takes one.
+"""A Stable Diffusion 1.x checkpoint, and its text encoder alone, as small as ComfyUI's stock
+loaders take them.
 
 One level of U-Net, the small autoencoder TAESD in place of the full one, and CLIP at its full
 size, which the loader insists on: zeros, as a hole in the file, so that they take no disk.
@@ -7,7 +8,7 @@ size, which the loader insists on: zeros, as a hole in the file, so that they ta
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
 
@@ -69,18 +70,18 @@ def unet(width: int = 320, context: int = 768) -> Shapes:
     yield from layer(f"{UNET}.out.2", 4, width, 3, 3)
 
 
-def clip(width: int = 768, layers: int = 12) -> Shapes:
-    yield f"{CLIP}.embeddings.token_embedding.weight", (49408, width)
-    yield f"{CLIP}.embeddings.position_embedding.weight", (77, width)
+def clip(name: str = CLIP, width: int = 768, layers: int = 12) -> Shapes:
+    yield f"{name}.embeddings.token_embedding.weight", (49408, width)
+    yield f"{name}.embeddings.position_embedding.weight", (77, width)
     for i in range(layers):
-        block = f"{CLIP}.encoder.layers.{i}"
+        block = f"{name}.encoder.layers.{i}"
         for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
             yield from layer(f"{block}.self_attn.{projection}", width, width)
         yield from layer(f"{block}.mlp.fc1", 4 * width, width)
         yield from layer(f"{block}.mlp.fc2", width, 4 * width)
         yield from layer(f"{block}.layer_norm1", width)
         yield from layer(f"{block}.layer_norm2", width)
-    yield from layer(f"{CLIP}.final_layer_norm", width)
+    yield from layer(f"{name}.final_layer_norm", width)
 
 
 def taesd() -> Shapes:
@@ -112,8 +113,35 @@ def values(shape: tuple[int, ...], generator: torch.Generator) -> bytes:
 
 def write(path: Path) -> Path:
     """Write the checkpoint, fp16; CLIP's part is never written, and reads as zeros."""
+    generator = torch.Generator().manual_seed(0)
+
+    def content(name: str, shape: tuple[int, ...]) -> bytes | None:
+        return None if name.startswith(CLIP) else values(shape, generator)
+
+    return write_with_holes(path, [*unet(), *taesd(), *clip()], content)
+
+
+def write_text_encoder(path: Path, seed: int = 0) -> Path:
+    """The text encoder alone, in transformers' layout: one random layer, the others zeros, which
+    pass on what they get."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def content(name: str, shape: tuple[int, ...]) -> bytes | None:
+        if ".layers." in name and ".layers.0." not in name:
+            return None
+        is_norm = "norm" in name and name.endswith("weight")
+        return torch.ones(shape).half().numpy().tobytes() if is_norm else values(shape, generator)
+
+    return write_with_holes(path, [*clip("text_model")], content)
+
+
+def write_with_holes(
+    path: Path,
+    shapes: list[tuple[str, tuple[int, ...]]],
+    content: Callable[[str, tuple[int, ...]], bytes | None],
+) -> Path:
+    """A safetensors file in fp16; tensors without content are holes, and read as zeros."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    shapes = [*unet(), *taesd(), *clip()]
     header, offset = {}, 0
     for name, shape in shapes:
         end = offset + 2 * prod(shape)
@@ -121,11 +149,12 @@ def write(path: Path) -> Path:
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    generator = torch.Generator().manual_seed(0)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, shape in shapes:
-            if not name.startswith(CLIP):
-                file.write(values(shape, generator))
+            data = content(name, shape)
+            if data is not None:
+                file.seek(8 + len(text) + header[name]["data_offsets"][0])
+                file.write(data)
         file.truncate(8 + len(text) + offset)
     return path

@@ -96,6 +96,11 @@ class TextPrompt:
     def batch(self) -> int:
         return len(self.positive.hidden)
 
+    def expand(self, batch: int) -> TextPrompt:
+        """The same prompt for every picture of a batch."""
+        attended = self.attended and self.attended * batch // self.batch
+        return TextPrompt(self.positive.expand(batch), self.negative, attended)
+
     def rows(self, width: int, guided: bool, device: torch.device, dtype: torch.dtype) -> TextRows:
         """Texts of all rows, the unconditional ones last.
 

@@ -220,6 +220,12 @@ def check_pair(model: ScaleTransformer, tokenizer: MultiScaleVQ) -> None:
             f"The scale model draws {ours[0]} codes of {ours[1]} channels, the tokenizer has "
             f"{theirs[0]} of {theirs[1]}. Load the tokenizer that belongs to the model."
         )
+    wanted = model.params.codebook
+    if wanted not in (None, tokenizer.fingerprint):
+        raise ValueError(
+            f"The scale model was trained with the codebook {wanted}, the tokenizer has "
+            f"{tokenizer.fingerprint}. Load the tokenizer that belongs to the model."
+        )
 
 
 def check_mode(model: ScaleTransformer, sampling: ScaleSampling) -> None:
@@ -246,7 +252,8 @@ def prompt_rows(
     p, by_class = model.params, isinstance(prompt, ClassPrompt)
     if by_class != bool(p.classes):
         wanted, given = ("a class", "a text") if p.classes else ("a text", "a class")
-        raise ValueError(f"This model draws {wanted}, but {given} was given.")
+        todo = "Disconnect prompt and give a class" if p.classes else "Connect an encoded prompt"
+        raise ValueError(f"This model draws from {wanted}, not from {given}. {todo}.")
     if by_class:
         return prompt.rows(p.classes, guided, device)
     return prompt.rows(p.text_width, guided, device, model.compute_dtype)

@@ -37,6 +37,7 @@ class ScaleTransformerParams:
     head_norm: bool = True  # a norm before the head
     refine_from: int | None = None  # first scale of STAR's refiner, if there is one
     smooth_filtered: bool = True  # smooth sampling filters first (VAR) or not at all (STAR)
+    codebook: str | None = None  # fingerprint of the tokenizer trained with, if the file says
 
     @property
     def tokens_per_scale(self) -> list[int]:

@@ -47,6 +47,7 @@ def recognise(checkpoint: Checkpoint) -> ScaleTransformerParams | None:
         head_norm=config.get("enable_logit_norm", True),
         refine_from=(config.get("sample_from_idx") or REFINE_FROM) if refiner else None,
         smooth_filtered=False,
+        codebook=config.get("codebook"),
     )
 
 

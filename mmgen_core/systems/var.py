@@ -77,6 +77,7 @@ def recognise_transformer(checkpoint: Checkpoint) -> ScaleTransformerParams | No
         shared_adaln="shared_ada_lin.1.weight" in shapes,
         qk_norm=qk_norm,
         mlp_ratio=shapes["blocks.0.ffn.fc1.weight"][0] / width,
+        codebook=config.get("codebook"),
     )
 
 

@@ -91,7 +91,7 @@ def finish(model: MultiScaleVQ, pixels: Tensor, held_out, args) -> None:
     metrics = {
         "held_out": evaluate(model, pixels[chosen], scales, vocab),
         "all": evaluate(model, pixels, scales, vocab),
-        "arguments": vars(args),
+        "arguments": {k: vars(args)[k] for k in ("minutes", "steps", "seed", "batch", "rate")},
     }
     log.info("%s", metrics)
     out = Path(args.out)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import re
 
 import pytest
 import tiny
 import torch
-from prompts import draw, node
+from prompts import draw, fails, node
 from safetensors.torch import save_file
-
-from mmgen_core.commands.client import WorkflowError
 
 
 @pytest.fixture(autouse=True)
@@ -21,14 +18,6 @@ def server_goes_on(host, models):
     """After every bad prompt a good one runs."""
     yield
     assert host.images(host.run(draw(seed=os.getpid())))
-
-
-def fails(host, prompt: dict, *texts: str) -> None:
-    with pytest.raises(WorkflowError) as caught:
-        host.run(prompt)
-    message = str(caught.value)
-    for text in texts:
-        assert re.search(text, message), f"{text!r} not in: {message}"
 
 
 class Evil:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 
@@ -10,35 +9,34 @@ import numpy as np
 import pytest
 import tiny_sd15
 from PIL import Image
+from prompts import ids_of, pixels, read, with_seed
 from workflow_forms import to_api
 
 from mmgen_core.commands.client import WorkflowError
-from mmgen_core.commands.places import API_WORKFLOWS, ROOT
+from mmgen_core.commands.places import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 REFINER = "var_sd_refiner"  # needs a Stable Diffusion checkpoint
-OURS = [name for name in NAMES if name != REFINER]
 LOADERS = ("MMGenLoadScaleModel", "MMGenLoadImageTokenizer")
+REPOSITORIES = {
+    "var": "https://huggingface.co/FoundationVision/var",
+    "star": "https://huggingface.co/taocrayon/STAR",
+}
 
 
-def read(name: str) -> dict:
-    return json.loads((API_WORKFLOWS / f"{name}.json").read_text("utf-8"))
+def is_complete(name: str) -> bool:
+    """Whether a template needs no other model than those of this pack."""
+    prompt = read(name)
+    names = {
+        value
+        for entry in prompt.values()
+        for key, value in entry["inputs"].items()
+        if key in ("model_name", "tokenizer_name", "clip_name", "ckpt_name")
+    }
+    return all(value.startswith("mmgen_demo_") for value in names)
 
 
-def ids_of(prompt: dict, *kinds: str) -> list[str]:
-    return [node for node, entry in prompt.items() if entry["class_type"] in kinds]
-
-
-def with_seed(prompt: dict, seed: int) -> dict:
-    """The same prompt with other seeds in all samplers."""
-    prompt = copy.deepcopy(prompt)
-    for node in ids_of(prompt, "MMGenScaleSampler"):
-        prompt[node]["inputs"]["seed"] = seed
-    return prompt
-
-
-def pixels(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=np.float32)
+OURS = [name for name in NAMES if is_complete(name)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,7 +63,7 @@ def test_template_names_public_files(name):
         if node["type"].startswith("MMGen"):
             assert node["properties"]["cnr_id"] == "mmgen" and node["properties"]["ver"]
     notes = " ".join(n["widgets_values"][0] for n in workflow["nodes"] if "Note" in n["type"])
-    assert "https://huggingface.co/FoundationVision/var" in notes
+    assert REPOSITORIES[name.split("_")[0]] in notes
 
 
 @pytest.mark.parametrize("name", OURS)
