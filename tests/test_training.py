@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmgen_core.training import drawings as drawings_module
-from mmgen_core.training import loop, multiscale_vq, var
+from mmgen_core.training import judge, loop, multiscale_vq, var
 from mmgen_core.training.drawing_classes import CLASSES, NAMES, NO_CLASS, class_of
 from mmgen_core.training.drawings import Drawings, DrawingsError, is_held_out, motif
 
@@ -135,6 +135,12 @@ def test_tokenizer_run_is_resumable(tokenizer, tokenizer_args, caplog):
     assert torch.equal(ema.average["quantize.embedding.weight"], stored)
 
 
+def test_run_of_another_model_is_refused(tokenizer_args):
+    args = multiscale_vq.parse([f"--runs={tokenizer_args.runs}", "--blocks=2", "--steps=1"])
+    with pytest.raises(ValueError, match="run of another model"):
+        multiscale_vq.train(multiscale_vq.build(args), None, (1, 2, 4), args, CPU)
+
+
 def test_transformer_overfits_a_handful(tokenizer, tmp_path):
     torch.manual_seed(0)
     shapes = synthetic(4)
@@ -196,3 +202,19 @@ def test_learning_rate_rises_and_falls():
     rates = [loop.one_cycle(p / 100, 1.0) for p in range(101)]
     assert max(rates) == pytest.approx(1.0, abs=0.01)
     assert rates[0] < 0.05 and rates[-1] < 0.02
+
+
+def test_judge_finds_the_copy_and_the_class():
+    drawings = torch.from_numpy(synthetic().pixels).permute(0, 3, 1, 2) / 127.5 - 1
+    near = judge.nearest_psnr(torch.cat([drawings[:1].flip(3), -drawings[:1]]), drawings)
+    assert near[0] > 50 > 10 > near[1]
+    classes = torch.arange(8)
+    sure = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 8, bias=False))
+    sure[1].weight.data = torch.linalg.pinv(drawings.flatten(1)).T
+    assert judge.agreement(sure, drawings, classes)["top1"] == 1
+    assert judge.agreement(sure, drawings, classes.roll(1))["top1"] == 0
+
+
+def test_contact_sheet_holds_every_picture():
+    sheet = judge.contact_sheet(torch.ones(6, 3, 16, 16), ["a", "b", "c"], each=2, columns=2)
+    assert sheet.size == (2 * (118 + 32), 2 * 16)

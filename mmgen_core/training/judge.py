@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 
 class Classifier(nn.Sequential):
-    """Drawing [B, 3, H, W] in -1..1 to class logits."""
+    """Drawing [B, 3, H, W] in -1..1, looked at in half its size, to class logits."""
 
-    def __init__(self, classes: int, width: int = 48) -> None:
-        layers: list[nn.Module] = []
+    def __init__(self, classes: int, width: int = 32) -> None:
+        layers: list[nn.Module] = [nn.AvgPool2d(2)]
         for inner, outer in ((3, width), (width, 2 * width), (2 * width, 4 * width)):
             layers += [nn.Conv2d(inner, outer, 3, 2, 1), nn.BatchNorm2d(outer), nn.SiLU()]
         layers += [nn.Conv2d(4 * width, 4 * width, 3, 1, 1), nn.BatchNorm2d(4 * width), nn.SiLU()]
@@ -116,11 +116,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="train judge", description=__doc__)
     parser.add_argument("--tokenizer", default="models/mmgen_demo_vae.safetensors")
     parser.add_argument("--model", default="models/mmgen_demo_var.safetensors")
-    parser.add_argument("--guidance", type=float, default=3.0)
-    parser.add_argument("--top-k", type=int, default=100)
-    parser.add_argument("--top-p", type=float, default=0.9)
+    parser.add_argument("--guidance", type=float, default=1.5)
+    parser.add_argument("--top-k", type=int, default=0)
+    parser.add_argument("--top-p", type=float, default=0.6)
     parser.add_argument("--each", type=int, default=4, help="pictures per class")
-    parser.add_argument("--classifier-steps", type=int, default=1500)
+    parser.add_argument("--classifier-steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)

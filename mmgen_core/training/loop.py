@@ -160,6 +160,7 @@ class RunState:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
         state = {
+            "names": [name for name, _ in module.named_parameters()],
             "module": module.state_dict(),
             "optimiser": optimiser.state_dict(),
             "average": ema.average,
@@ -172,10 +173,17 @@ class RunState:
         self._last = time.monotonic()
 
     def load(self, module, optimiser, ema: Ema, budget: Budget) -> bool:
-        """True if an unfinished run was found and taken up. Afterwards processes draw apart."""
+        """True if an unfinished run was found and taken up.
+
+        Raises:
+            ValueError: it is of another model. The optimiser's state goes by the parameters'
+                order, so a renamed or moved one counts as another.
+        """
         if not self.path.exists():
             return False
         state = torch.load(self.path, map_location="cpu", weights_only=True)
+        if state["names"] != [name for name, _ in module.named_parameters()]:
+            raise ValueError(f"{self.path} is a run of another model. Start over with --fresh.")
         module.load_state_dict(state["module"])
         optimiser.load_state_dict(state["optimiser"])
         for name, value in state["average"].items():
