@@ -62,7 +62,9 @@ def card(name: str) -> Image.Image:
 def run(client: Client, prompt: dict) -> Result | None:
     """The prompt, or without the nodes that need a file nobody has; None if no node can run."""
     saving = [node for node, entry in prompt.items() if entry["class_type"] == "SaveImage"]
-    for part in (prompt, {k: v for k, v in prompt.items() if k not in saving}):
+    rest = {k: v for k, v in prompt.items() if k not in saving}
+    shows = any(entry["class_type"] == "PreviewImage" for entry in rest.values())
+    for part in [prompt, rest] if shows else [prompt]:
         try:
             return client.run(part)
         except WorkflowError as error:
