@@ -393,7 +393,7 @@ def test_failed_prompt_names_the_node():
     data = {
         "node_id": "5",
         "node_type": "KSampler",
-        "exception_type": "ValueError",
+        "exception_type": "/packs/mmgen.checkpoints.ValueError",
         "exception_message": "no such class\n",
     }
     status = {"status_str": "error", "messages": [["execution_error", data]]}

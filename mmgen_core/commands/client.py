@@ -186,7 +186,9 @@ def _files(outputs: dict[str, dict]) -> list[OutputFile]:
 def _failure(messages: list) -> str:
     for event, data in messages:
         if event == "execution_error":
-            reason = f"{data['exception_type']}: {data['exception_message'].strip()}"
+            # A pack's own errors are named by the path the host imported the pack from.
+            kind = data["exception_type"].rpartition(".")[2]
+            reason = f"{kind}: {data['exception_message'].strip()}"
             return f"node {data['node_id']} ({data['node_type']}): {reason}"
         if event == "execution_interrupted":
             return f"interrupted at node {data['node_id']} ({data['node_type']})"
