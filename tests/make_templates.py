@@ -7,60 +7,43 @@ needs a running ComfyUI with this pack, which says in what order a node has its 
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import urllib.request
 from pathlib import Path
 
-import template_graphs
-import template_graphs_star
 from template_parts import Node, Template
 from workflow_forms import inputs_of, is_widget, to_api
 
-WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
-TEMPLATES = (*template_graphs.TEMPLATES, *template_graphs_star.TEMPLATES)
-VAR_URL, STAR_URL = template_graphs.URL, template_graphs_star.URL
-# Public files by system (a template's name begins with it) and loader: name, repository.
-FILES = {
-    ("var", "MMGenLoadScaleModel"): [(f"var_d{d}.pth", VAR_URL) for d in (16, 20, 24, 30, 36)],
-    ("var", "MMGenLoadImageTokenizer"): [("vae_ch160v4096z32.pth", VAR_URL)],
-    ("star", "MMGenLoadScaleModel"): [
-        ("star_rope_d30_256-ar-ckpt-ep3-iter20000.pth", STAR_URL),
-        ("star_rope_d30_512-ar-ckpt-ep1-iter30000.pth", STAR_URL),
-        ("star_rope_d30_1024_drop_3-ar-ckpt-ep1-iter21000.pth", STAR_URL),
-    ],
-    ("star", "MMGenLoadImageTokenizer"): [("vae_ch160v4096z32.pth", VAR_URL)],
-}
+TESTS = Path(__file__).resolve().parent
+WORKFLOWS = TESTS.parent / "workflows"
+# One module per family of templates: TEMPLATES, and PUBLIC_FILES by kind of loader, each a list
+# of (file name, repository's address) or (file name, address, folder below models).
+GRAPHS = [importlib.import_module(path.stem) for path in sorted(TESTS.glob("template_graphs_*.py"))]
 CORE_VERSION, PACK_VERSION = "0.30.0", "0.1.0"
-SD_FILE = {
-    "name": "v1-5-pruned-emaonly-fp16.safetensors",
-    "url": "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/"
-    "v1-5-pruned-emaonly-fp16.safetensors",
-    "directory": "checkpoints",
-}
 
 
-def properties_of(kind: str, system: str) -> dict:
+def properties_of(kind: str, files: dict) -> dict:
     ours = kind.startswith("MMGen")
     properties = {
         "cnr_id": "mmgen" if ours else "comfy-core",
         "ver": PACK_VERSION if ours else CORE_VERSION,
         "Node name for S&R": kind,
     }
-    models = [
-        {"name": name, "url": f"{url}/resolve/main/{name}", "directory": "mmgen"}
-        for name, url in FILES.get((system, kind), [])
-    ]
-    if kind == "CheckpointLoaderSimple":
-        models = [SD_FILE]
+    models = [public_file(*entry) for entry in files.get(kind, [])]
     return properties | ({"models": models} if models else {})
 
 
-def to_ui(template: Template, object_info: dict[str, dict]) -> dict:
+def public_file(name: str, repository: str, folder: str = "mmgen") -> dict:
+    return {"name": name, "url": f"{repository}/resolve/main/{name}", "directory": folder}
+
+
+def to_ui(template: Template, object_info: dict[str, dict], files: dict) -> dict:
     """The browser's form."""
-    nodes, links, system = [], [], template.name.split("_")[0]
+    nodes, links = [], []
     for order, node in enumerate(template.nodes):
-        nodes.append(_ui_node(node, order, object_info[node.kind], links, system))
+        nodes.append(_ui_node(node, order, object_info[node.kind], links, files))
     for link_id, source, slot, _, _, _ in links:
         output = nodes[source - 1]["outputs"][slot]
         output["links"] = [*(output["links"] or []), link_id]
@@ -82,7 +65,7 @@ def to_ui(template: Template, object_info: dict[str, dict]) -> dict:
     }
 
 
-def _ui_node(node: Node, order: int, definition: dict, links: list, system: str) -> dict:
+def _ui_node(node: Node, order: int, definition: dict, links: list, files: dict) -> dict:
     inputs, values, unused = [], [], dict(node.values)
     for name, kind, options in inputs_of(definition):
         value = unused.pop(name, options.get("default"))
@@ -118,7 +101,7 @@ def _ui_node(node: Node, order: int, definition: dict, links: list, system: str)
         "inputs": inputs,
         "outputs": outputs,
         **extra,
-        "properties": properties_of(node.kind, system),
+        "properties": properties_of(node.kind, files),
         "widgets_values": values,
     }
 
@@ -149,11 +132,12 @@ def write(path: Path, content: dict) -> None:
 def main(address: str) -> None:
     with urllib.request.urlopen(f"{address}/object_info") as reply:
         object_info = json.load(reply)
-    for make in TEMPLATES:
-        template = make()
-        workflow = to_ui(template, object_info)
-        write(WORKFLOWS / f"{template.name}.json", workflow)
-        write(WORKFLOWS / "api" / f"{template.name}.json", to_api(workflow, object_info))
+    for graphs in GRAPHS:
+        for make in graphs.TEMPLATES:
+            template = make()
+            workflow = to_ui(template, object_info, graphs.PUBLIC_FILES)
+            write(WORKFLOWS / f"{template.name}.json", workflow)
+            write(WORKFLOWS / "api" / f"{template.name}.json", to_api(workflow, object_info))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from template_graphs import URL as VAR_URL
+from template_graphs_var import PUBLIC_FILES as VAR_FILES
+from template_graphs_var import URL as VAR_URL
 from template_parts import Node, Template, box_mask, decode, edit, loaders, refine, sampler
 
 URL = "https://huggingface.co/taocrayon/STAR"
+
+PUBLIC_FILES = {
+    **VAR_FILES,
+    "MMGenLoadScaleModel": [
+        ("star_rope_d30_256-ar-ckpt-ep3-iter20000.pth", URL),
+        ("star_rope_d30_512-ar-ckpt-ep1-iter30000.pth", URL),
+        ("star_rope_d30_1024_drop_3-ar-ckpt-ep1-iter21000.pth", URL),
+    ],
+}
 
 # The files the templates open on, and the side of the picture in pixels. There is no small demo
 # model of STAR yet, so they are the public ones; a demo model takes their place here.

@@ -5,9 +5,12 @@ Lists are found in ``MMGEN_CHECKPOINT_LISTS`` (default tests/checkpoints), one p
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +50,7 @@ def test_public_file(system: str, entry: dict, tensors: dict):
         },
     )
     match = identify(checkpoint)
-    SIZES[system](entry, match.params)
+    sizes_of(system)(entry, match.params)
     module = match.architecture.module(match.params, torch.float32, "meta")
     state = match.architecture.state_dict(checkpoint.tensors)
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
@@ -55,59 +58,7 @@ def test_public_file(system: str, entry: dict, tensors: dict):
     assert all(match.architecture.ignored.values()), "an ignored tensor needs its reason"
 
 
-def var_sizes(entry: dict, params) -> None:
-    config = entry["config"]
-    if "v_patch_nums" in config:
-        a = params.autoencoder
-        assert (params.vocab, a.latent_channels) == (config["vocab_size"], config["z_channels"])
-        assert (a.channels, list(a.multipliers)) == (config["ch"], config["ch_mult"])
-        assert (a.blocks, a.norm_groups) == (config["num_res_blocks"], config["norm_num_groups"])
-        assert (params.phi_count, params.phi_ratio) == (
-            config["share_quant_resi"],
-            config["quant_resi"],
-        )
-        assert list(params.scales) == config["v_patch_nums"]
-        assert a.stride == config["downsample"]
-        return
-    assert (params.depth, params.width, params.heads, params.classes) == (
-        config["depth"],
-        config["embed_dim"],
-        config["num_heads"],
-        config["num_classes"],
-    )
-    assert (list(params.scales), params.tokens) == (config["patch_nums"], config["tokens"])
-    assert params.shared_adaln == config["shared_aln"]
-    assert params.qk_norm == config["attn_l2_norm"]
-    assert (params.vocab, params.code_channels) == (config["vocab_size"], config["z_channels"])
-
-
-def star_sizes(entry: dict, params) -> None:
-    config = entry["config"]
-    if "num_hidden_layers" in config:
-        assert (params.depth, params.width, params.heads) == (
-            config["num_hidden_layers"],
-            config["hidden_size"],
-            config["num_attention_heads"],
-        )
-        assert (params.hidden, params.vocab) == (config["intermediate_size"], config["vocab_size"])
-        assert (params.positions, params.end_id) == (
-            config["max_position_embeddings"],
-            config["eos_token_id"],
-        )
-        assert params.quick_gelu == (config["hidden_act"] == "quick_gelu")
-        return
-    assert (params.depth, params.width, params.heads, params.text_width) == (
-        config["depth"],
-        config["embed_dim"],
-        config["num_heads"],
-        config["in_dim_cross"],
-    )
-    assert (list(params.scales), params.tokens) == (config["patch_nums"], config["tokens"])
-    assert (params.rotary.theta, params.rotary.norm) == (config["rope_theta"], config["rope_norm"])
-    assert params.refine_from == config["sample_from_idx"]
-    assert params.head_norm and not params.smooth_filtered and params.classes == 0
-    assert (params.vocab, params.code_channels) == (config["vocab_size"], config["z_channels"])
-
-
-# A system's check that the recognised sizes are those of the file's published config.
-SIZES = {"var": var_sizes, "star": star_sizes}
+def sizes_of(system: str) -> Callable[[dict, Any], None]:
+    """The system's check that the recognised sizes are those of the file's published config:
+    ``check`` of sizes_<system>.py."""
+    return importlib.import_module(f"sizes_{system.replace('-', '_')}").check

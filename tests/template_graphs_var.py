@@ -5,6 +5,12 @@ from __future__ import annotations
 from template_parts import Node, Template, box_mask, decode, edit, loaders, refine, sampler
 
 URL = "https://huggingface.co/FoundationVision/var"
+SD_URL = "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive"
+PUBLIC_FILES = {
+    "MMGenLoadScaleModel": [(f"var_d{depth}.pth", URL) for depth in (16, 20, 24, 30, 36)],
+    "MMGenLoadImageTokenizer": [("vae_ch160v4096z32.pth", URL)],
+    "CheckpointLoaderSimple": [("v1-5-pruned-emaonly-fp16.safetensors", SD_URL, "checkpoints")],
+}
 MODEL, TOKENIZER = "mmgen_demo_var.safetensors", "mmgen_demo_vae.safetensors"
 # What the demo model draws best with; the nodes' own defaults are those of the public models.
 DEMO = {"guidance": 1.5, "top_k": 0, "top_p": 0.6, "smooth": False}

@@ -1,0 +1,32 @@
+"""Everything this pack asks of ComfyUI: folders, devices, precision, loading, progress.
+
+The only package that imports comfy or folder_paths. Names of comfy are looked up at call time,
+because main.py rebinds some of them (CoreModelPatcher) at start-up.
+"""
+
+from .folders import model_files, new_tokens_path, register_folders, tokens_files, tokens_path
+from .loading import ScaleModel, Tokenizer, load_scale_model, load_tokenizer
+from .precision import DTYPES, Precision, choose_precision, dtype_choices
+from .running import Progress, in_parts, loaded, to_output
+from .texts import text_features
+
+__all__ = [
+    "DTYPES",
+    "Precision",
+    "Progress",
+    "ScaleModel",
+    "Tokenizer",
+    "choose_precision",
+    "dtype_choices",
+    "in_parts",
+    "load_scale_model",
+    "load_tokenizer",
+    "loaded",
+    "model_files",
+    "new_tokens_path",
+    "register_folders",
+    "text_features",
+    "to_output",
+    "tokens_files",
+    "tokens_path",
+]

@@ -1,0 +1,141 @@
+"""Models from files to the memory manager."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.utils
+import folder_paths
+import torch
+from torch import nn
+
+from ...mmgen_core.checkpoints.architecture import Match, load_state
+from ...mmgen_core.checkpoints.files import Checkpoint, read_checkpoint, read_file
+from ...mmgen_core.systems import identify
+from ...mmgen_core.systems.var import class_names
+from ..code_map_vae import CodeMapAutoencoder
+from ..muted import muted
+from .folders import FOLDER
+from .precision import Precision, choose_precision, quantising, tokenizer_precision
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleModel:
+    """A next-scale model known to ComfyUI's memory manager."""
+
+    patcher: Any
+    file: str
+    classes: tuple[str, ...]  # names, in label order
+
+    @property
+    def module(self) -> nn.Module:
+        return self.patcher.model
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """An image tokenizer known to the memory manager, and the same as a stock VAE."""
+
+    patcher: Any
+    file: str
+    vae: comfy.sd.VAE
+
+    @property
+    def module(self) -> nn.Module:
+        return self.patcher.model.tokenizer
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The host's safetensors reader (its dynamic VRAM streams from the file slices it keeps)."""
+    if path.suffix != ".safetensors":
+        return read_file(path)
+    tensors, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+    return tensors, metadata or {}
+
+
+def open_checkpoint(name: str, kind: str) -> tuple[Checkpoint, Match]:
+    """Read a file of the model folders and make sure that it is a ``kind``."""
+    checkpoint = read_checkpoint(folder_paths.get_full_path_or_raise(FOLDER, name), _read)
+    return checkpoint, identify(checkpoint, kind)
+
+
+def _fill(
+    match: Match,
+    checkpoint: Checkpoint,
+    precision: Precision,
+    devices: tuple[torch.device, torch.device],
+    wrap: Callable[[nn.Module], nn.Module],
+    always_cast: bool = False,
+) -> Any:
+    """Build the module, hand it to the memory manager, load its weights. Returns the patcher."""
+    load_device, offload_device = devices
+    operations = precision.operations(always_cast)
+    module = match.architecture.module(match.params, precision.weights, offload_device, operations)
+    module.compute_dtype = precision.compute
+    wrapped = wrap(module).eval().requires_grad_(False)
+    patcher = comfy.model_patcher.CoreModelPatcher(
+        wrapped, load_device=load_device, offload_device=offload_device
+    )
+    comfy.model_management.archive_model_dtypes(wrapped)  # before loading: the wanted dtypes
+    if precision.quantised:
+        layers = [n for n, m in module.named_modules() if isinstance(m, operations.Linear)]
+        match = quantising(match, layers, precision.quantised)
+    load_state(module, match, checkpoint, assign=patcher.is_dynamic())
+    return patcher
+
+
+def load_scale_model(name: str, dtype: str) -> ScaleModel:
+    checkpoint, match = open_checkpoint(name, "scale model")
+    device = comfy.model_management.get_torch_device()
+    precision = choose_precision(dtype, device, checkpoint.tensors)
+    devices = (device, comfy.model_management.unet_offload_device())
+    patcher = _fill(match, checkpoint, precision, devices, wrap=lambda module: module)
+    return ScaleModel(patcher, name, class_names(match.params, checkpoint.config))
+
+
+def load_tokenizer(name: str, dtype: str) -> Tokenizer:
+    checkpoint, match = open_checkpoint(name, "image tokenizer")
+    device = comfy.model_management.vae_device()
+    precision = tokenizer_precision(dtype, device, checkpoint.tensors)
+    devices = (device, comfy.model_management.vae_offload_device())
+    # Casting layers follow their input, so the code look-ups of a sampler run on its device
+    # even where --cpu-vae keeps the tokenizer elsewhere.
+    patcher = _fill(match, checkpoint, precision, devices, CodeMapAutoencoder, always_cast=True)
+    vae = _stock_vae(patcher, precision)
+    state = patcher.model.tokenizer.state_dict
+    vae.get_sd = lambda: match.architecture.publish(state(), match.params)  # for Save VAE
+    return Tokenizer(patcher, name, vae)
+
+
+def _stock_vae(patcher: Any, precision: Precision) -> comfy.sd.VAE:
+    """A VAE object around our autoencoder.
+
+    Made from an empty state dict, so that every attribute this version of ComfyUI's VAE has
+    gets its default; then the parts that name the model and its sizes are set.
+    """
+    with muted("No VAE weights detected"):
+        vae = comfy.sd.VAE(sd={})
+    tokenizer = patcher.model.tokenizer
+    width, stride = tokenizer.params.autoencoder.channels, tokenizer.stride
+    vae.first_stage_model, vae.patcher = patcher.model, patcher
+    vae.device, vae.vae_dtype = patcher.load_device, torch.float32
+    vae.output_device = comfy.model_management.intermediate_device()
+    vae.latent_channels = tokenizer.params.autoencoder.latent_channels
+    vae.downscale_ratio = vae.upscale_ratio = stride
+    vae.process_input = vae.process_output = lambda image: image
+    bytes_per_value = comfy.model_management.dtype_size(precision.compute)
+    # Stock estimates for an autoencoder of width 128, per pixel, scaled to this width.
+    vae.memory_used_encode = lambda shape, dtype: (
+        1767 / 128 * width * shape[2] * shape[3] * bytes_per_value
+    )
+    vae.memory_used_decode = lambda shape, dtype: (
+        2178 / 128 * width * stride**2 * shape[2] * shape[3] * bytes_per_value
+    )
+    vae.model_size()
+    return vae
