@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from ..checkpoints.architecture import Architecture, Match
 from ..checkpoints.files import Checkpoint, CheckpointError
-from . import star, var
+from . import show_o, star, var
 
-ARCHITECTURES: tuple[Architecture, ...] = (*var.ARCHITECTURES, *star.ARCHITECTURES)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    *var.ARCHITECTURES,
+    *star.ARCHITECTURES,
+    *show_o.ARCHITECTURES,
+)
 
 
 def identify(checkpoint: Checkpoint, kind: str | None = None) -> Match:
