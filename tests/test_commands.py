@@ -330,6 +330,9 @@ def test_hook_defines_the_operators_before_torchvision_runs(tmp_path):
     make_metadata(tmp_path, "torchvision", "9.9")
     broken = run_with_hook(tmp_path, "import torchvision", version="9.8")
     assert "operator torchvision::nms does not exist" in broken.stderr
+    twice = "import importlib.util as u; u.find_spec('torchvision')\n"  # as transformers does
+    twice += "h.install('9.9')\nimport torchvision"
+    assert run_with_hook(tmp_path, twice, version="9.9").returncode == 0
     repaired = run_with_hook(tmp_path, "import torchvision", version="9.9")
     assert repaired.returncode == 0, repaired.stderr
 

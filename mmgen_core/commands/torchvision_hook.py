@@ -14,10 +14,13 @@ class TorchvisionHook:
 
     def __init__(self, torchvision_version):
         self.torchvision_version = torchvision_version
+        self.done = False
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname == "torchvision":
-            sys.meta_path.remove(self)
+        # Stays in the list when done: taking it out here would hide the finder after it from
+        # the import that is under way, which may be a second one of these.
+        if fullname == "torchvision" and not self.done:
+            self.done = True
             if self._is_still_that_build():
                 self._define_operators()
         return None
@@ -40,5 +43,7 @@ class TorchvisionHook:
 
 
 def install(torchvision_version):
-    """Puts the hook first; called from the .pth file."""
-    sys.meta_path.insert(0, TorchvisionHook(torchvision_version))
+    """Puts the hook first; called from the .pth file, which Python may read more than once."""
+    known = [getattr(finder, "torchvision_version", None) for finder in sys.meta_path]
+    if torchvision_version not in known:
+        sys.meta_path.insert(0, TorchvisionHook(torchvision_version))

@@ -25,6 +25,24 @@ class KVCache:
         self.values = torch.empty(shape, dtype=dtype, device=device)
         self.length = 0
 
+    @property
+    def rows(self) -> int:
+        return self.keys.shape[1]
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[3]
+
+    def fork(self, rows: int, capacity: int) -> KVCache:
+        """A cache for ``rows`` continuations of the one row here, with its tokens copied."""
+        layers, _, heads, _, head_size = self.keys.shape
+        shape = (layers, rows, heads, capacity, head_size)
+        other = KVCache(*shape, self.keys.dtype, self.keys.device)
+        other.keys[:, :, :, : self.length] = self.keys[:, :, :, : self.length]
+        other.values[:, :, :, : self.length] = self.values[:, :, :, : self.length]
+        other.length = self.length
+        return other
+
     def layer(self, index: int) -> tuple[Tensor, Tensor, int]:
         """One layer's key and value buffers and the number of positions already filled."""
         return self.keys[index], self.values[index], self.length
