@@ -8,13 +8,16 @@ from .folders import model_files, new_tokens_path, register_folders, tokens_file
 from .loading import ScaleModel, Tokenizer, load_scale_model, load_tokenizer
 from .precision import DTYPES, Precision, choose_precision, dtype_choices
 from .running import Progress, in_parts, loaded, to_output
+from .text_model import NotAnEncoder, TextModel, show_text
 from .texts import text_features
 
 __all__ = [
     "DTYPES",
+    "NotAnEncoder",
     "Precision",
     "Progress",
     "ScaleModel",
+    "TextModel",
     "Tokenizer",
     "choose_precision",
     "dtype_choices",
@@ -25,6 +28,7 @@ __all__ = [
     "model_files",
     "new_tokens_path",
     "register_folders",
+    "show_text",
     "text_features",
     "to_output",
     "tokens_files",
