@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..mmgen_core.image_tokens import ImageTokens
+from ..mmgen_core.tokenizers.multiscale_vq import MultiScaleVQ
 from . import host
 from .api import ScaleModel, Tokenizer, Tokens, io
 
@@ -20,11 +21,14 @@ class LoadImageTokenizer(io.ComfyNode):
             node_id="MMGenLoadImageTokenizer",
             display_name="Load Image Tokenizer",
             category="mmgen/loaders",
-            description="Loads an image tokenizer such as the multi-scale VQ-VAE of VAR and STAR, "
-            "which turns pictures into tokens and back.",
+            description="Loads an image tokenizer, such as the multi-scale VQ-VAE of VAR and STAR "
+            "or the VQGAN of Chameleon, which turns pictures into tokens and back.",
             search_aliases=[
                 "var",
                 "star",
+                "chameleon",
+                "anole",
+                "lumina",
                 "vqvae",
                 "vq-vae",
                 "vqgan",
@@ -73,20 +77,20 @@ class EncodeImage(io.ComfyNode):
             node_id="MMGenEncodeImage",
             display_name="Encode Image to Tokens",
             category="mmgen/tokens",
-            description="Turns pictures into image tokens, one map of codes per scale.",
+            description="Turns pictures into image tokens: a map of codes, or one per scale.",
             search_aliases=["var", "tokenize", "encode", "image to tokens", "vq", "inpaint"],
             inputs=[
                 Tokenizer.Input("tokenizer", tooltip="The image tokenizer."),
                 io.Image.Input(
                     "image",
-                    tooltip="Square pictures of the size the model draws; scale or crop them "
-                    "first with a stock node, such as Upscale Image.",
+                    tooltip="Pictures of the size the model draws, square ones for a scale model; "
+                    "scale or crop them first with a stock node, such as Upscale Image.",
                 ),
                 ScaleModel.Input(
                     "model",
                     optional=True,
-                    tooltip="Connect the model that will read the tokens, so that they get its "
-                    "list of scales. Otherwise the tokenizer's own for this size is used.",
+                    tooltip="Connect the scale model that will read the tokens, so that they get "
+                    "its list of scales. Otherwise the tokenizer's own for this size is used.",
                 ),
             ],
             outputs=[Tokens.Output("tokens", display_name="image tokens", tooltip="The tokens.")],
@@ -97,14 +101,14 @@ class EncodeImage(io.ComfyNode):
         cls, tokenizer: host.Tokenizer, image: Tensor, model: host.ScaleModel | None = None
     ) -> io.NodeOutput:
         check_image(image, tokenizer, model)
-        scales = model.module.params.scales if model is not None else None
+        scales = () if model is None else (model.module.params.scales,)
         image_BCHW = image.movedim(-1, 1)
 
         def rows(start: int, stop: int) -> ImageTokens:
             part = image[start:stop]
             needed = tokenizer.vae.memory_used_encode(image_BCHW[start:stop].shape, torch.float32)
             with host.loaded(tokenizer, memory_required=needed) as device:
-                return tokenizer.module.encode(part.to(device), scales)
+                return tokenizer.module.encode(part.to(device), *scales)
 
         return io.NodeOutput(ImageTokens.joined(host.in_parts(rows, 0, len(image))))
 
@@ -145,6 +149,11 @@ def check_image(
         )
     if model is None:
         return
+    if not isinstance(tokenizer.module, MultiScaleVQ):
+        raise ValueError(
+            f"{model.file} is a scale model; {tokenizer.file} is not its tokenizer. Disconnect "
+            f"the model, or load the multi-scale VQ-VAE of the model."
+        )
     side = model.module.params.scales[-1] * tokenizer.module.stride
     if (height, width) != (side, side):
         raise ValueError(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from ..checkpoints.architecture import Architecture, Match
 from ..checkpoints.files import Checkpoint, CheckpointError
 from . import show_o, star, var
+from . import star, var, vqgan
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *var.ARCHITECTURES,
     *star.ARCHITECTURES,
     *show_o.ARCHITECTURES,
+    *vqgan.ARCHITECTURES,
 )
 
 
@@ -19,16 +21,18 @@ def identify(checkpoint: Checkpoint, kind: str | None = None) -> Match:
     Raises:
         CheckpointError: unknown, or another kind than asked for.
     """
+    other = None
     for architecture in ARCHITECTURES:
         params = architecture.recognise(checkpoint)
         if params is None:
             continue
-        if kind not in (None, architecture.kind):
-            raise CheckpointError(
-                f"{checkpoint.path.name} is a {architecture.name} ({architecture.kind}); "
-                f"a {kind} is needed here."
-            )
-        return Match(architecture, params)
+        if kind in (None, architecture.kind):
+            return Match(architecture, params)
+        other = other or architecture  # go on: one file may hold a model and its tokenizer
+    if other is not None:
+        raise CheckpointError(
+            f"{checkpoint.path.name} is a {other.name} ({other.kind}); a {kind} is needed here."
+        )
     names = sorted(checkpoint.tensors)
     wanted = sorted(a.name for a in ARCHITECTURES if kind in (None, a.kind))
     raise CheckpointError(

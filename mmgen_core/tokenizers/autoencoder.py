@@ -21,6 +21,11 @@ class AutoencoderParams:
     blocks: int  # residual blocks per encoder level; the decoder has one more
     latent_channels: int
     norm_groups: int = 32
+    attention: tuple[int, ...] | None = None  # levels with attention; None: the coarsest
+
+    @property
+    def attention_levels(self) -> tuple[int, ...]:
+        return (len(self.multipliers) - 1,) if self.attention is None else self.attention
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -119,12 +124,13 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         width = p.channels
         for level, out in enumerate(p.widths):
-            stage = Level([width] + [out] * (p.blocks - 1), out, level == last, groups, **kw)
+            widths_in = ([width] + [out] * (p.blocks - 1))[: p.blocks]
+            stage = Level(widths_in, out, level in p.attention_levels, groups, **kw)
+            width = out if p.blocks else width
             if level != last:
-                down = operations.Conv2d(out, out, 3, stride=2, **conv)
+                down = operations.Conv2d(width, width, 3, stride=2, **conv)
                 stage.downsample = Downsample(down)
             self.down.append(stage)
-            width = out
         self.mid = Middle(width, groups, **kw)
         self.norm_out = operations.GroupNorm(groups, width, eps=1e-6, **conv)
         self.conv_out = operations.Conv2d(width, p.latent_channels, 3, padding=1, **conv)
@@ -144,14 +150,15 @@ class Decoder(nn.Module):
     def __init__(self, params: AutoencoderParams, operations: Any, **kw):
         super().__init__()
         p, kw = params, {"operations": operations, **kw}
-        groups, last = p.norm_groups, len(p.widths) - 1
+        groups = p.norm_groups
         conv = {k: v for k, v in kw.items() if k != "operations"}
         width = p.widths[-1]
         self.conv_in = operations.Conv2d(p.latent_channels, width, 3, padding=1, **conv)
         self.mid = Middle(width, groups, **kw)
         stages = []
         for level, out in reversed(list(enumerate(p.widths))):
-            stage = Level([width] + [out] * p.blocks, out, level == last, groups, **kw)
+            attention = level in p.attention_levels
+            stage = Level([width] + [out] * p.blocks, out, attention, groups, **kw)
             if level:
                 stage.upsample = Upsample(operations.Conv2d(out, out, 3, padding=1, **conv))
             stages.append(stage)

@@ -40,6 +40,16 @@ def codebook_fingerprint(codebook_VC: Tensor) -> str:
     return f"multiscale-vq {codebook_VC.shape[0]}x{codebook_VC.shape[1]} {digest}"
 
 
+def proportional_sizes(scales: Sequence[int], grid: tuple[int, int]) -> list[tuple[int, int]]:
+    """A square scale list stretched to a grid (h, w); the list itself for its own grid.
+
+    VAE nodes take pictures and tiles of any shape, for which no list is published.
+    """
+    last = scales[-1]
+    sizes = [tuple(max(1, round(side * length / last)) for length in grid) for side in scales[:-1]]
+    return [*sizes, tuple(grid)]
+
+
 class MultiScaleVQ(nn.Module):
     """Convolutional autoencoder with a multi-scale residual quantiser in between.
 
@@ -75,6 +85,14 @@ class MultiScaleVQ(nn.Module):
     @property
     def stride(self) -> int:
         return self.params.autoencoder.stride
+
+    @property
+    def latent_channels(self) -> int:
+        return self.params.autoencoder.latent_channels
+
+    @property
+    def width(self) -> int:
+        return self.params.autoencoder.channels
 
     def sizes_for(self, grid: tuple[int, int]) -> list[tuple[int, int]]:
         """The scale list for a latent grid: the file's own, or the published one of that side."""
@@ -115,6 +133,12 @@ class MultiScaleVQ(nn.Module):
         sizes = [(s, s) for s in scales] if scales else self.sizes_for(tuple(f.shape[-2:]))
         ids, _ = self.quantize.encode(f, sizes)
         return ImageTokens(tuple(i.cpu() for i in ids), self.fingerprint)
+
+    def code_map(self, image_BHWC: Tensor) -> Tensor:
+        """Code map f_hat of a picture's tokens, in every size the encoder can take."""
+        f = self.encode_features(image_BHWC)
+        sizes = proportional_sizes(self.params.scales, tuple(f.shape[-2:]))
+        return self.quantize.encode(f, sizes)[1]
 
     def features(self, tokens: ImageTokens, device: torch.device | None = None) -> Tensor:
         """The code map f_hat [B, C, h, w] that the tokens stand for.

@@ -122,11 +122,11 @@ def _stock_vae(patcher: Any, precision: Precision) -> comfy.sd.VAE:
     with muted("No VAE weights detected"):
         vae = comfy.sd.VAE(sd={})
     tokenizer = patcher.model.tokenizer
-    width, stride = tokenizer.params.autoencoder.channels, tokenizer.stride
+    width, stride = tokenizer.width, tokenizer.stride
     vae.first_stage_model, vae.patcher = patcher.model, patcher
     vae.device, vae.vae_dtype = patcher.load_device, torch.float32
     vae.output_device = comfy.model_management.intermediate_device()
-    vae.latent_channels = tokenizer.params.autoencoder.latent_channels
+    vae.latent_channels = tokenizer.latent_channels
     vae.downscale_ratio = vae.upscale_ratio = stride
     vae.process_input = vae.process_output = lambda image: image
     bytes_per_value = comfy.model_management.dtype_size(precision.compute)
