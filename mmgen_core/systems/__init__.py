@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ..checkpoints.architecture import Architecture, Match
 from ..checkpoints.files import Checkpoint, CheckpointError
-from . import show_o, star, var
-from . import star, var, vqgan
+from . import show_o, star, var, vqgan
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *var.ARCHITECTURES,
