@@ -52,7 +52,7 @@ def test_public_file(system: str, entry: dict, tensors: dict):
     match = identify(checkpoint)
     sizes_of(system)(entry, match.params)
     module = match.architecture.module(match.params, torch.float32, "meta")
-    state = match.architecture.state_dict(checkpoint.tensors)
+    state = match.architecture.state_dict(checkpoint.tensors, match.params)
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == expected
     assert all(match.architecture.ignored.values()), "an ignored tensor needs its reason"

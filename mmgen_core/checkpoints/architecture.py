@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,9 @@ class Architecture:
         convert: published tensors to the module's state dict; pure tensor code.
         publish: the way back, for models trained here.
         ignored: glob patterns of file keys that carry nothing at inference, with the reason.
+        used: glob patterns of all keys that are read, where public files hold more under names
+            that were never listed; empty: every key that is not ignored.
+        surplus: whether a key is of a layer beyond the params, which cut the published net off.
         fingerprint: for tokenizers, names the codebook of a state dict.
     """
 
@@ -40,13 +43,25 @@ class Architecture:
     licence: str
     origin: str
     ignored: dict[str, str] = field(default_factory=dict)
+    used: tuple[str, ...] = ()
+    surplus: Callable[[str, Any], bool] | None = None
     fingerprint: Callable[[Mapping[str, Tensor]], str] | None = None
 
     def is_ignored(self, key: str) -> bool:
-        return any(fnmatch.fnmatchcase(key, pattern) for pattern in self.ignored)
+        if self.used and not matches(key, self.used):
+            return True
+        return matches(key, self.ignored)
 
-    def state_dict(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return self.convert({k: v for k, v in tensors.items() if not self.is_ignored(k)})
+    def state_dict(self, tensors: Mapping[str, Tensor], params: Any = None) -> dict[str, Tensor]:
+        """The module's tensors; with its params also where the file holds surplus layers."""
+        kept = {k: v for k, v in tensors.items() if not self.is_ignored(k)}
+        if self.surplus is not None and params is not None:
+            kept = {k: v for k, v in kept.items() if not self.surplus(k, params)}
+        return self.convert(kept)
+
+
+def matches(key: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True)
@@ -71,7 +86,7 @@ def load_state(
     Raises:
         CheckpointError: names the file and the first offending keys.
     """
-    state = match.architecture.state_dict(checkpoint.tensors)
+    state = match.architecture.state_dict(checkpoint.tensors, match.params)
     where = f"{checkpoint.path.name} ({match.architecture.name})"
     if dtypes is not None:
         state = {name: tensor.to(dtypes.get(name)) for name, tensor in state.items()}

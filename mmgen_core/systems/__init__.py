@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from ..checkpoints.architecture import Architecture, Match
 from ..checkpoints.files import Checkpoint, CheckpointError
-from . import show_o, star, var, vqgan
+from . import seed, show_o, star, var, vqgan
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *var.ARCHITECTURES,
     *star.ARCHITECTURES,
     *show_o.ARCHITECTURES,
     *vqgan.ARCHITECTURES,
+    *seed.ARCHITECTURES,
 )
 
 
