@@ -31,7 +31,9 @@ class Case:
         tensors = load_file(self.folder / "io.safetensors")
         self.inputs = {k[6:]: v for k, v in tensors.items() if k.startswith("input.")}
         self.expected = {k[7:]: v for k, v in tensors.items() if k.startswith("expect.")}
-        assert len(self.inputs) + len(self.expected) == len(tensors), "tensors of unknown kind"
+        self.noise = {k[6:]: v for k, v in tensors.items() if k.startswith("noise.")}
+        known = len(self.inputs) + len(self.expected) + len(self.noise)
+        assert known == len(tensors), "tensors of unknown kind"
 
 
 def test_there_are_cases():
