@@ -7,15 +7,14 @@ from ..mmgen_core.decoding.next_scale import MODES, ScaleSampling, generate, mem
 from ..mmgen_core.image_tokens import ImageTokens
 from . import host
 from .api import ScaleModel, ScalePrompt, Tokenizer, Tokens, io
+from .inputs import MAX_SEED, batch_input, dtype_input, file_input, seed_input
 
 DEMO_MODEL = "mmgen_demo_var.safetensors"
-MAX_SEED = 0xFFFFFFFFFFFFFFFF
 
 
 class LoadScaleModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        files = host.model_files()
         return io.Schema(
             node_id="MMGenLoadScaleModel",
             display_name="Load Scale Model (VAR, STAR)",
@@ -32,20 +31,8 @@ class LoadScaleModel(io.ComfyNode):
                 "loader",
             ],
             inputs=[
-                io.Combo.Input(
-                    "model_name",
-                    options=files,
-                    default=DEMO_MODEL if DEMO_MODEL in files else None,
-                    tooltip="A file in models/mmgen. The architecture and its size are "
-                    "recognised from the file.",
-                ),
-                io.Combo.Input(
-                    "dtype",
-                    options=host.dtype_choices(),
-                    default="auto",
-                    tooltip="Precision of the weights. auto follows ComfyUI's policy for this "
-                    "device; fp8 and int8 halve the memory of bf16 at a small loss of quality.",
-                ),
+                file_input("model_name", DEMO_MODEL),
+                dtype_input(),
             ],
             outputs=[
                 ScaleModel.Output(
@@ -139,15 +126,7 @@ def _what() -> list[io.Input]:
             tooltip="Number of the class to draw; -1 draws without a class. Connect Class by "
             "Name or ImageNet Class to choose it by name. Not used once a prompt is connected.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=MAX_SEED,
-            control_after_generate=True,
-            tooltip="Seed of the first picture; picture i of a batch equals a single run with "
-            "seed + i. The random numbers do not depend on the device.",
-        ),
+        seed_input(),
     ]
 
 
@@ -186,9 +165,7 @@ def _how() -> list[io.Input]:
             tooltip="Mix codes instead of drawing one (more_smooth of VAR and STAR): smoother, "
             "less varied pictures.",
         ),
-        io.Int.Input(
-            "batch_size", default=1, min=1, max=1024, tooltip="How many pictures to draw at once."
-        ),
+        batch_input(),
     ]
 
 

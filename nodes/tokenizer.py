@@ -9,6 +9,7 @@ from ..mmgen_core.image_tokens import ImageTokens
 from ..mmgen_core.tokenizers.multiscale_vq import MultiScaleVQ
 from . import host
 from .api import ScaleModel, Tokenizer, Tokens, io
+from .inputs import file_input
 
 DEMO_TOKENIZER = "mmgen_demo_vae.safetensors"
 
@@ -16,7 +17,6 @@ DEMO_TOKENIZER = "mmgen_demo_vae.safetensors"
 class LoadImageTokenizer(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        files = host.model_files()
         return io.Schema(
             node_id="MMGenLoadImageTokenizer",
             display_name="Load Image Tokenizer",
@@ -37,13 +37,7 @@ class LoadImageTokenizer(io.ComfyNode):
                 "next-scale",
             ],
             inputs=[
-                io.Combo.Input(
-                    "tokenizer_name",
-                    options=files,
-                    default=DEMO_TOKENIZER if DEMO_TOKENIZER in files else None,
-                    tooltip="A file in models/mmgen. The architecture and its size are "
-                    "recognised from the file.",
-                ),
+                file_input("tokenizer_name", DEMO_TOKENIZER),
                 io.Combo.Input(
                     "dtype",
                     options=["auto", *host.DTYPES],
