@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..checkpoints.architecture import Architecture, Match
 from ..checkpoints.files import Checkpoint, CheckpointError
 from . import seed, show_o, star, transfusion, var, vqgan
+from . import dreamllm, llama, seed, seed_x, show_o, star, var, vqgan
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *var.ARCHITECTURES,
@@ -13,6 +14,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *transfusion.ARCHITECTURES,
     *vqgan.ARCHITECTURES,
     *seed.ARCHITECTURES,
+    *llama.ARCHITECTURES,
+    *seed_x.ARCHITECTURES,
+    *dreamllm.ARCHITECTURES,
 )
 
 
