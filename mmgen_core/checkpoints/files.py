@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch import Tensor
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 INDEX_SUFFIX = ".safetensors.index.json"
+CONSOLIDATED = re.compile(r"consolidated\.(\d\d)\.(?:pth|safetensors)")  # a model-parallel part
 
 # Returns a file's (possibly nested) tensors and its string metadata.
 Reader = Callable[[Path], tuple[dict[str, Any], dict[str, str]]]
@@ -54,16 +56,23 @@ def read_checkpoint(path: str | Path, reader: Reader | None = None) -> Checkpoin
         raise CheckpointError(f"{path} does not exist.")
     read = reader or read_file
     tensors, metadata = {}, {}
-    for shard in shards_of(path):
+    shards = shards_of(path)
+    for shard in shards:
         check_file(shard)
         found, meta = read(shard)
+        if len(shards) > 1 and (part := CONSOLIDATED.fullmatch(shard.name)):
+            found = flatten_wrapper(shard, found)  # all parts have the same names
+            found = {f"rank{part[1]}.{name}": tensor for name, tensor in found.items()}
         tensors.update(found)
         metadata.update(meta)
     return Checkpoint(path, flatten_wrapper(path, tensors), read_config(path, tensors, metadata))
 
 
 def shards_of(path: Path) -> list[Path]:
-    """The files to read: the path itself, or the shards that an index names."""
+    """The files to read: the path itself, the shards that an index names, or all model-parallel
+    parts that lie beside one of them."""
+    if CONSOLIDATED.fullmatch(path.name):
+        return sorted(p for p in path.parent.iterdir() if CONSOLIDATED.fullmatch(p.name))
     if not path.name.endswith(INDEX_SUFFIX):
         return [path]
     try:
@@ -172,11 +181,13 @@ def _state_dicts(content: Mapping[str, Any], depth: int = 3) -> list[dict[str, T
 
 
 def read_config(path: Path, content: Mapping[str, Any], metadata: dict[str, str]) -> dict[str, Any]:
-    """What shapes cannot tell: JSON in the metadata key "config", else a .json of the same stem
-    or a config.json beside the file, else a "config" dictionary inside a training snapshot."""
+    """What shapes cannot tell: JSON in the metadata key "config", else a .json of the same stem,
+    a params.json (Meta's name) or a config.json beside the file, else a "config" dictionary
+    inside a training snapshot."""
     if "config" in metadata:
         return _parse_config(f"metadata of {path.name}", metadata["config"])
-    for beside in (path.with_suffix(".json"), path.parent / "config.json"):
+    names = (path.with_suffix(".json").name, "params.json", "config.json")
+    for beside in (path.with_name(name) for name in names):
         if beside.is_file() and beside != path:
             return _parse_config(str(beside), beside.read_text("utf-8"))
     inner = content.get("trainer", content)

@@ -67,7 +67,7 @@ class JsonTokenizer(TextTokenizer):
         self.path = path
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001  the library raises bare Exception
+        except Exception as error:
             raise TokenizerError(
                 f"{path} is no readable tokenizer file: {error}. Download it again."
             ) from error
