@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,23 @@ def files() -> list:
     entries = []
     for path in sorted(ROOT.glob("*.json")):
         content = json.loads(path.read_text("utf-8"))
-        by_name = {entry["file"]: entry for entry in content["files"]}
+        by_name = {e[key]: e for key in ("variant", "file") for e in content["files"] if key in e}
         for entry in content["files"]:
             tensors = entry.get("tensors") or by_name[entry["same_tensors_as"]]["tensors"]
+            tensors = of_all_parts(entry["file"], tensors)
             name = f"{path.stem}/{entry['file']}"
             entries.append(pytest.param(content["system"], entry, tensors, id=name))
     return entries
+
+
+def of_all_parts(file: str, tensors: dict) -> dict:
+    """The tensors of model-parallel files, which lists give for one part ("x.{00..03}.pth"),
+    named as reading them all together names them."""
+    found = re.fullmatch(r".*consolidated\.\{(\d\d)\.\.(\d\d)\}\.pth", file)
+    if found is None:
+        return tensors
+    ranks = range(int(found[1]), int(found[2]) + 1)
+    return {f"rank{rank:02}.{name}": shape for rank in ranks for name, shape in tensors.items()}
 
 
 def test_there_are_lists():

@@ -1,0 +1,3 @@
+"""ANOLE's files are Chameleon's."""
+
+from sizes_chameleon import check as check
