@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import golden_diffusion
 import torch
 
 from mmgen_core.checkpoints import Checkpoint, read_checkpoint
 from mmgen_core.checkpoints.architecture import build
-from mmgen_core.conditioners import pictures
+from mmgen_core.conditioners import pictures, seed_x
 from mmgen_core.conditioners.pictures import Grid, best_grid
 from mmgen_core.decoding.latent_diffusion import Condition, euler_schedule
+from mmgen_core.decoding.stream import Context
+from mmgen_core.models.decoder import Segment
 from mmgen_core.models.qwen_vit import pooled_features
-from mmgen_core.systems import identify, seed_x
+from mmgen_core.systems import identify
+from mmgen_core.systems.seed_x import widened_input
 
 LEFT_OUT = {}
 
@@ -25,7 +30,7 @@ def run(case, monkeypatch) -> dict[str, torch.Tensor]:
         return run_grids(case)
     if "image" in case.inputs:
         return run_vit(case)
-    return run_adapter(case)
+    return run_adapter(case) if "latents" in case.inputs else run_language(case)
 
 
 def run_grids(case) -> dict[str, torch.Tensor]:
@@ -98,7 +103,7 @@ def run_adapter(case) -> dict[str, torch.Tensor]:
         vae = golden_diffusion.vae(golden_diffusion.part(tensors, "vae."))
         source = vae.encode(2 * case.inputs["source_image_0_1"] - 1).latent_dist.mode()
         results["image_latents"] = source
-        results["conv_in_widened.weight"] = seed_x.widened_input(
+        results["conv_in_widened.weight"] = widened_input(
             case.inputs["conv_in_original.weight"], unet.config.in_channels
         )
         conditions = [
@@ -148,3 +153,113 @@ def schedules(scheduler) -> dict[str, torch.Tensor]:
             f"{name}.init_noise_sigma": torch.as_tensor(schedule.init_noise_sigma).view(1),
         }
     return results
+
+
+@torch.inference_mode()
+def run_language(case) -> dict[str, torch.Tensor]:
+    """All that is asked of the language model, with its image tokens read in one pass."""
+    config, cpu = case.spec["config"], torch.device("cpu")
+    heads = {"num_heads": config["resampler_heads"]}
+    tensors = read_checkpoint(case.folder / "weights.safetensors").tensors
+    own = ("input_resampler.", "output_resampler.", "patch_pos_embed")
+    published = {k: v for k, v in tensors.items() if k.startswith(own)}
+    beside = {"input_resampler": heads, "output_resampler": heads}
+    agent = built(Checkpoint(case.folder, published, beside), "resamplers")
+    language = load(case, "llm.", config, "next-token model")
+    tokens, ids, results = tokens_of(config), case.inputs["input_ids"][0], {}
+    context = Context(ids)
+    if "rgb_hwc" in case.inputs:
+        shown, context = picture_in_prompt(case, agent, ids, tokens)
+        results |= shown
+    hidden = watched_states(language)
+    answer = seed_x.answer(language, agent, tokens, context, cpu, config["max_new_tokens"])
+    states = torch.cat(hidden)
+    new = torch.tensor(answer.turn.ids)
+    whole = torch.cat([ids, new])
+    rest = read_unread(language, context, answer.turn.ids, len(states))
+    states = torch.cat([states, rest])
+    raw = language.scores(states[len(ids) - 1 :])
+    done = (new == tokens.image_end).nonzero()[: len(answer.turn.spans), 0]
+    results |= {
+        "inputs_embeds": context.embed(language, cpu)[None],
+        "sequences": whole[None],
+        "last_hidden_all": states[None],
+        "logits.raw": raw,
+        "logits.processed": tokens.processed(raw, whole[len(ids) - 1 : -1]),
+        "eoi_positions_in_new_tokens": done,
+        "img_hidden": torch.stack(answer.turn.spans),
+        "img_gen_feat": answer.features,
+    }
+    if "processor.scores" in case.inputs:
+        results["processor.scores"] = tokens.processed(
+            case.inputs["processor.scores"], case.inputs["processor.last_id"][:, 0]
+        )
+    if int(ids[-1]) == tokens.image_start:  # opened by the prompt: the picture in one pass
+        features = seed_x.drawn_features(language, agent, tokens, [context], cpu)
+        torch.testing.assert_close(features, answer.features[:1], atol=2e-5, rtol=1e-4)
+    return results
+
+
+def tokens_of(config: dict) -> seed_x.SeedXTokens:
+    ids, count = config["tokens"], config["num_img_gen_tokens"]
+    image = tuple(range(ids["img_0"], ids["img_0"] + count))
+    frame = (ids["boi"], ids["eoi"], ids["bop"], ids["eop"])
+    return seed_x.SeedXTokens(ids["bos"], ids["eos"], image, *frame)
+
+
+def picture_in_prompt(case, agent, ids, tokens):
+    """Its pixels, features and embeddings, and the prompt that shows it."""
+    config = case.spec["config"]
+    vision = load(case, "visual_encoder.", config["visual_encoder"], "vision encoder")
+    grids = [Grid.parse(text) for text in config["resolution_grids"]]
+    image = case.inputs["rgb_hwc"] / 255
+    pixels, centres = pictures.tiles(image, vision.params.image_size, grids)
+    parts = seed_x.read_picture(vision, agent, image, torch.device("cpu"), grids)
+    prompt = seed_x.prompt(RecordedWords(ids, tokens), tokens, config["prompt"], "", [parts])
+    assert torch.equal(prompt.ids, ids), "another layout of the picture's tokens"
+    shown = torch.zeros(len(ids), dtype=torch.bool)
+    shown[prompt.at] = True
+    features = vision(pixels)
+    results = {
+        "pixel_values": pixels,
+        "patch_positions": centres,
+        "image_embeds": features,
+        "input_resampler": agent.input_resampler(features),
+        "ids_cmp_mask": shown[None],
+    }
+    return results, prompt
+
+
+class RecordedWords:
+    """Stands for the text tokenizer: picture tokens by name, the recorded ids for the words."""
+
+    def __init__(self, ids: torch.Tensor, tokens: seed_x.SeedXTokens):
+        frame = (tokens.image_start, tokens.image_end, tokens.part_start, tokens.part_end)
+        self.names = dict(zip(("<img>", "</img>", "<patch>", "</patch>"), frame, strict=True))
+        self.names |= {seed_x.image_token(i): id for i, id in enumerate(tokens.image)}
+        known, self.words, last = set(self.names.values()), [], None
+        for id in ids[1:].tolist():
+            if id not in known:
+                self.words += [[]] if last is None or last in known else []
+                self.words[-1].append(id)
+            last = id
+
+    def encode(self, text: str) -> list[int]:
+        pieces, ids = re.split("(" + "|".join(map(re.escape, self.names)) + ")", text), []
+        for piece in filter(None, pieces):
+            ids += [self.names[piece]] if piece in self.names else self.words.pop(0)
+        return ids
+
+
+def watched_states(language) -> list[torch.Tensor]:
+    """States of every token that is read, in the order of the sequence: one row, one branch."""
+    seen = []
+    language.register_forward_hook(lambda module, args, out: seen.append(out) and None)
+    return seen
+
+
+def read_unread(language, context, new: list[int], done: int) -> torch.Tensor:
+    """States of the tokens whose successors were known without them."""
+    whole = Context(torch.cat([context.ids, torch.tensor(new)]), context.features, context.at)
+    x = whole.embed(language, torch.device("cpu"))[:-1]
+    return language(x, [Segment(None, len(x))])[done:]

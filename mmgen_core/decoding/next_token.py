@@ -167,11 +167,13 @@ class TextRules:
         stops: ids that end a text; the first one written is part of it.
         limit: tokens written at most.
         allowed: bool [V], ids that may be written; None for all.
+        adjust: changes the scores [B, V] before anything else (SEED-X's odd mask).
     """
 
     stops: tuple[int, ...]
     limit: int
     allowed: Tensor | None = None
+    adjust: Callable[[Tensor], Tensor] | None = None
 
 
 @torch.inference_mode()
@@ -204,6 +206,8 @@ def write_text(
     for i in range(rules.limit):
         logits = guided_scores(stream, weights, None)
         checksum += logits.sum()
+        if rules.adjust is not None:
+            logits = rules.adjust(logits)
         if allowed is not None:
             logits = logits.masked_fill(~allowed, -torch.inf)
         logits = sampling.penalised(logits, seen)
