@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ class Architecture:
             that were never listed; empty: every key that is not ignored.
         surplus: whether a key is of a layer beyond the params, which cut the published net off.
         fingerprint: for tokenizers, names the codebook of a state dict.
+        system: for next-token models, makes what turns prompts into tokens (``NextTokenSystem`` in
+            systems/next_token.py); given the folders in which a text tokenizer may lie.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Architecture:
     used: tuple[str, ...] = ()
     surplus: Callable[[str, Any], bool] | None = None
     fingerprint: Callable[[Mapping[str, Tensor]], str] | None = None
+    system: Callable[[Match, Checkpoint, Sequence[Path]], Any] | None = None
 
     def is_ignored(self, key: str) -> bool:
         if self.used and not matches(key, self.used):

@@ -8,15 +8,24 @@ Face's, and Hugging Face's with the q/k norms of the model-parallel parts (Lumin
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checkpoints.architecture import Architecture, Shapes
+from ..checkpoints.architecture import Architecture, Match, Shapes
 from ..checkpoints.files import Checkpoint, CheckpointError
 from ..models.decoder import Decoder, DecoderParams, interleaved_to_halves
+from ..tokenizers.text import (
+    JSON_NAMES,
+    TokenizerError,
+    find_text_tokenizer,
+    load_text_tokenizer,
+)
+from .chameleon_system import ChameleonSystem
+from .lumina_mgpt import LuminaSystem, is_lumina, target_of
 from .var import count_of
 from .vqgan import HF_PREFIX, LICENCE
 
@@ -218,6 +227,30 @@ def publish(state: Mapping[str, Tensor], params: DecoderParams) -> dict[str, Ten
     return {key: tensor.contiguous() for key, tensor in tensors.items()}
 
 
+def system_of(
+    match: Match, checkpoint: Checkpoint, folders: Sequence[Path] = ()
+) -> ChameleonSystem:
+    """Lumina-mGPT for its files, else Chameleon, which ANOLE's files are to every appearance.
+
+    Raises:
+        TokenizerError: the text tokenizer is missing, or another model's.
+    """
+    path, params = checkpoint.path, match.params
+    tokenizer = load_text_tokenizer(find_text_tokenizer(path, folders, JSON_NAMES))
+    common = (params.vocab, tokenizer, checkpoint.config, path.name)
+    if is_lumina(checkpoint):
+        system = LuminaSystem("Lumina-mGPT", *common, target=target_of(path))
+    else:
+        system = ChameleonSystem("Chameleon", *common)
+    v = system.vocabulary
+    if len(tokenizer) > params.vocab or params.blocks[:2] != (v.first_code, v.codes):
+        raise TokenizerError(
+            f"{tokenizer.path} has {len(tokenizer)} tokens with {v.codes} image codes, "
+            f"{path.name} has {params.vocab} ids. Put the tokenizer of this model beside it."
+        )
+    return system
+
+
 ARCHITECTURES = (
     Architecture(
         name="Chameleon transformer",
@@ -226,6 +259,7 @@ ARCHITECTURES = (
         module=Decoder,
         convert=convert_hf,
         publish=publish,
+        system=system_of,
         licence=LICENCE,
         origin="https://huggingface.co/facebook/chameleon-7b, GAIR/Anole-7b-v0.1, "
         "Alpha-VLLM/Lumina-mGPT-7B-768",
@@ -243,6 +277,7 @@ ARCHITECTURES = (
         module=Decoder,
         convert=convert_original,
         publish=publish,
+        system=system_of,
         licence=LICENCE,
         origin="https://huggingface.co/GAIR/Anole-7b-v0.1, eastwind/meta-chameleon-30b",
         ignored={"*rope.freqs": "rotary frequencies, implied by the head size"},

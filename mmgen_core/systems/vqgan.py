@@ -29,7 +29,8 @@ def recognise(checkpoint: Checkpoint) -> VQGANParams | None:
     params = vqgan_params(shapes)
     if params is None:
         return None
-    groups = checkpoint.config.get("norm_num_groups", 32)
+    config = checkpoint.config.get("vq_config", checkpoint.config)
+    groups = config.get("norm_num_groups", 32)
     return replace(params, autoencoder=replace(params.autoencoder, norm_groups=groups))
 
 
