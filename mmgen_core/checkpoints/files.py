@@ -1,4 +1,5 @@
-"""Reading checkpoint files: safetensors (single or sharded) and pickles without their code."""
+"""Reading checkpoint files: safetensors (single or sharded), pickles without their code, and JAX
+archives (msgpack)."""
 
 from __future__ import annotations
 
@@ -15,9 +16,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .msgpack import MsgpackError, read_msgpack, starts_like_msgpack
+
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 INDEX_SUFFIX = ".safetensors.index.json"
 CONSOLIDATED = re.compile(r"consolidated\.(\d\d)\.(?:pth|safetensors)")  # a model-parallel part
+MSGPACK_SUFFIX = ".msgpack"  # Unified-IO's archives are called .bin
 
 # Returns a file's (possibly nested) tensors and its string metadata.
 Reader = Callable[[Path], tuple[dict[str, Any], dict[str, str]]]
@@ -44,8 +48,9 @@ def read_checkpoint(path: str | Path, reader: Reader | None = None) -> Checkpoin
     """Open a checkpoint file.
 
     Args:
-        path: .safetensors, .safetensors.index.json, or a pickle (.pth, .pt, .bin, .ckpt), of
-            which tensors and plain containers are read and code is refused.
+        path: .safetensors, .safetensors.index.json, a JAX archive (.msgpack, .bin), or a pickle
+            (.pth, .pt, .bin, .ckpt), of which tensors and plain containers are read and code is
+            refused.
         reader: replaces the built-in reading of one file (a host's own loader).
 
     Raises:
@@ -94,10 +99,10 @@ def check_file(path: Path) -> None:
     size = path.stat().st_size
     if path.suffix == ".safetensors":
         _check_safetensors(path, size)
-    elif path.suffix not in PICKLE_SUFFIXES:
+    elif path.suffix not in (*PICKLE_SUFFIXES, MSGPACK_SUFFIX):
         raise CheckpointError(
             f"{path.name}: unknown file type. Expected .safetensors, {INDEX_SUFFIX} or one of "
-            f"{', '.join(PICKLE_SUFFIXES)}."
+            f"{', '.join((*PICKLE_SUFFIXES, MSGPACK_SUFFIX))}."
         )
     elif size == 0:
         raise CheckpointError(f"{path.name} is empty. Download it again.")
@@ -132,7 +137,19 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
                 return {n: file.get_tensor(n) for n in file.keys()}, file.metadata() or {}
         except SafetensorError as error:
             raise CheckpointError(f"{path.name} is no readable safetensors: {error}") from error
+    if path.suffix == MSGPACK_SUFFIX or _is_msgpack(path):
+        try:
+            return read_msgpack(path), {}
+        except MsgpackError as error:
+            raise CheckpointError(
+                f"{path.name} is no whole JAX archive (msgpack): {error}. Download it again."
+            ) from error
     return read_pickle(path), {}
+
+
+def _is_msgpack(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return starts_like_msgpack(file.read(1))
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
