@@ -123,9 +123,8 @@ class _Reader:
         constants = {0xC0: None, 0xC2: False, 0xC3: True}
         if code in constants:
             return constants[code]
-        numbers = dict(zip(range(0xCA, 0xD4), (">f", ">d", *">B >H >I >Q >b >h >i >q".split())))
-        if code in numbers:
-            return self.number(numbers[code])
+        if 0xCA <= code <= 0xD3:
+            return self.number(">" + "fdBHIQbhiq"[code - 0xCA])
         lengths = {0xD9: ">B", 0xDA: ">H", 0xDB: ">I", 0xC4: ">B", 0xC5: ">H", 0xC6: ">I"}
         if code in lengths:
             return self.text(self.number(lengths[code])) if code > 0xD8 else self.raw(lengths[code])

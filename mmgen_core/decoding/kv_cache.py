@@ -33,15 +33,24 @@ class KVCache:
     def capacity(self) -> int:
         return self.keys.shape[3]
 
-    def fork(self, rows: int, capacity: int) -> KVCache:
-        """A cache for ``rows`` continuations of the one row here, with its tokens copied."""
+    def empty(self, rows: int, capacity: int) -> KVCache:
+        """Another cache of this kind and layout, without tokens."""
         layers, _, heads, _, head_size = self.keys.shape
         shape = (layers, rows, heads, capacity, head_size)
-        other = KVCache(*shape, self.keys.dtype, self.keys.device)
+        return KVCache(*shape, self.keys.dtype, self.keys.device)
+
+    def fork(self, rows: int, capacity: int) -> KVCache:
+        """A cache for ``rows`` continuations of the one row here, with its tokens copied."""
+        other = self.empty(rows, capacity)
         other.keys[:, :, :, : self.length] = self.keys[:, :, :, : self.length]
         other.values[:, :, :, : self.length] = self.values[:, :, :, : self.length]
         other.length = self.length
         return other
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let row i continue what row ``rows[i]`` has been (beam search)."""
+        for part in (self.keys, self.values):
+            part[:, :, :, : self.length] = part[:, rows, :, : self.length]
 
     def layer(self, index: int) -> tuple[Tensor, Tensor, int]:
         """One layer's key and value buffers and the number of positions already filled."""

@@ -36,6 +36,8 @@ class TokenSampling:
         min_p: ids below this share of the best one's probability are dropped.
         repetition_penalty: scores of ids seen before are divided by it if positive, else
             multiplied (CTRL, arXiv 1909.05858); 1 for none.
+        filters_first: top-k and top-p look at the scores before the temperature divides them
+            (Unified-IO).
     """
 
     temperature: float = 1.0
@@ -43,6 +45,7 @@ class TokenSampling:
     top_p: float = 0.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    filters_first: bool = False
 
     def __post_init__(self) -> None:
         shares = 0 <= self.top_p <= 1 and 0 <= self.min_p <= 1
@@ -61,8 +64,11 @@ class TokenSampling:
 
     def filtered(self, logits: Tensor) -> Tensor:
         """fp32 [..., V] after temperature and filters, -inf where dropped."""
-        logits = logits / self.temperature
-        logits = filter_logits(logits, self.top_k, 0.0 if self.top_p == 1 else self.top_p)
+        top_p = 0.0 if self.top_p == 1 else self.top_p
+        if self.filters_first:
+            logits = filter_logits(logits, self.top_k, top_p) / self.temperature
+        else:
+            logits = filter_logits(logits / self.temperature, self.top_k, top_p)
         if self.min_p > 0:
             p = logits.softmax(-1)
             logits = logits.masked_fill(p < self.min_p * p.amax(-1, keepdim=True), -torch.inf)
@@ -175,6 +181,14 @@ class TextRules:
     allowed: Tensor | None = None
     adjust: Callable[[Tensor], Tensor] | None = None
 
+    def admitted(self, logits: Tensor) -> Tensor:
+        """The scores after these rules, -inf for ids that may not come."""
+        if self.adjust is not None:
+            logits = self.adjust(logits)
+        if self.allowed is not None:
+            logits = logits.masked_fill(~self.allowed.to(logits.device), -torch.inf)
+        return logits
+
 
 @torch.inference_mode()
 def write_text(
@@ -198,7 +212,6 @@ def write_text(
     """
     device = stream.hidden().device
     noise, stops = noise_Bn.to(device), torch.tensor(rules.stops, dtype=torch.int64).to(device)
-    allowed = None if rules.allowed is None else rules.allowed.to(device)
     seen = None if seen_BV is None else seen_BV.to(device)
     tokens_Bn = torch.zeros(stream.batch, rules.limit, dtype=torch.int64, device=device)
     checksum = torch.zeros((), device=device)
@@ -206,11 +219,7 @@ def write_text(
     for i in range(rules.limit):
         logits = guided_scores(stream, weights, None)
         checksum += logits.sum()
-        if rules.adjust is not None:
-            logits = rules.adjust(logits)
-        if allowed is not None:
-            logits = logits.masked_fill(~allowed, -torch.inf)
-        logits = sampling.penalised(logits, seen)
+        logits = sampling.penalised(rules.admitted(logits), seen)
         tokens_Bn[:, i] = sampling.choose(logits, noise[:, i])
         if seen is not None:
             seen.scatter_(1, tokens_Bn[:, i : i + 1], True)

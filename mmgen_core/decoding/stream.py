@@ -195,6 +195,12 @@ class DecoderStream:
         self._hidden_bBC = self.hidden()[list(branches)]
         self.caches = [self.caches[i] for i in branches]
 
+    def reorder(self, rows: Tensor) -> None:
+        """Let row i continue what row ``rows[i]`` has been, after all was read (beam search)."""
+        self._hidden_bBC = self.hidden()[:, rows]
+        for cache in self.caches:
+            cache.reorder(rows)
+
     def join(self, prefix: Prefix, room: int) -> None:
         """Add the branches of a prefix behind those there are."""
         hidden = self.hidden()

@@ -13,7 +13,7 @@ of a row, H heads, D head size, C width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -58,6 +58,15 @@ class CrossCache(KVCache):
         layers, _, heads, _, head_size = self.keys.shape
         sizes = (layers, rows, heads, capacity, head_size, self.keys.dtype, self.keys.device)
         return CrossCache(*sizes, cross=self.cross, bias=self.bias)
+
+
+def same_parts(a: Any, b: Any) -> bool:
+    """Whether two prompts hold the same tensors, in dataclasses of any depth."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or (a.shape == b.shape and torch.equal(a, b))
+    if a is None or b is None or type(a) is not type(b):
+        return a is b
+    return all(same_parts(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
 
 
 def turn(x: Tensor, table: Tensor | None) -> Tensor:
@@ -193,8 +202,8 @@ class DecoderLayer(EncoderLayer):
     def prompt(self, x: Tensor, layer: int, segments: Sequence[Segment], table: Tensor | None):
         """Cross-attention. All rows of a segment read the same prompt, so they are one batch of
         queries to it."""
-        q, parts = self.cross.queries(x, table), []
-        for segment, q in zip(segments, q.split([s.tokens for s in segments]), strict=True):
+        all_q, parts = self.cross.queries(x, table), []
+        for segment, q in zip(segments, all_q.split([s.tokens for s in segments]), strict=True):
             k, v = (part[layer] for part in segment.cache.cross)
             parts.append(self.cross.attend(q.transpose(0, 1)[None], k, v)[0])
         return self.cross.o(torch.cat(parts))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .decoder import Segment, positions
-from .encoder_decoder import CrossCache, Decoder, Encoder, StackParams
+from .encoder_decoder import CrossCache, Decoder, Encoder, StackParams, same_parts
 from .relative_places import RelativeBias, text_and_image_bias
 
 
@@ -50,13 +50,16 @@ class UnifiedIOParams:
         return self.text_vocab - 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompt:
     """Text ids [n], a picture's patches [P, V] and where it is not padding [P], bool."""
 
     ids: Tensor
     patches: Tensor | None = None
     mask: Tensor | None = None
+
+    def equals(self, other: Prompt) -> bool:
+        return same_parts(self, other)
 
 
 class PositionBias(nn.Module):
@@ -104,7 +107,9 @@ class UnifiedIO(nn.Module):
         self.decoder = Decoder(p.stack, operations, **kw)
         # The published head is the embedding table. It is a layer of its own here, since a host
         # that streams weights has no table to share.
-        self.head = operations.Linear(C, p.vocab, bias=False, **kw)
+        self.head = nn.ModuleList(
+            operations.Linear(C, size, bias=False, **kw) for size in (p.text_vocab, p.image_vocab)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -160,27 +165,34 @@ class UnifiedIO(nn.Module):
             bias = bias.masked_fill(~pairs, torch.finfo(bias.dtype).min / 2)
         return self.encoder(x, None, bias), self.encoder_places.norm(place)
 
-    def target(self, text: int, image: bool) -> Target:
-        """The decoder over answers of ``text`` tokens and, if asked for, a picture after them."""
-        return Target(self, text, image)
+    def target(self, kind: str, limit: int = 1) -> Target:
+        """The decoder over answers of text, at most ``limit`` tokens, or over pictures."""
+        return Target(self, kind, limit)
 
 
 class Target:
-    """The decoder for one form of answer: what a next-token engine drives."""
+    """The decoder over one kind of answer: what a next-token engine drives.
 
-    def __init__(self, model: UnifiedIO, text: int, image: bool):
-        self.model, self.params = model, model.params
-        self.compute_dtype, self.vocab = model.compute_dtype, model.params.vocab
-        self.text, self.image = text, math.prod(self.params.target_grid) if image else 0
-        if text > self.params.answer_limit:
+    A picture comes after a text of one token, which in training was the end mark and which is
+    not read: the picture's start token follows the first token, 0, at once.
+    """
+
+    def __init__(self, model: UnifiedIO, kind: str, limit: int = 1):
+        self.model, self.kind, self.params = model, kind, model.params
+        self.compute_dtype, self.device = model.compute_dtype, model.device
+        image = kind == "image"
+        self.start = (0, self.params.image_start) if image else (0,)
+        self.text, self.codes = limit, math.prod(self.params.target_grid) if image else 0
+        if limit > self.params.answer_limit:
             raise ValueError(
-                f"An answer of {text} tokens was asked for; the model writes at most "
+                f"An answer of {limit} tokens was asked for; the model writes at most "
                 f"{self.params.answer_limit}."
             )
 
-    def prefill(self, prompt: Prompt, capacity: int) -> CrossCache:
-        """An empty cache of one row whose cross-attention reads the prompt; computed once."""
-        model, stack, device = self.model, self.params.stack, self.model.device
+    def read(self, prompt: Prompt) -> CrossCache:
+        """A cache of one row, with room for the start tokens, whose cross-attention reads the
+        prompt."""
+        model, stack, device = self.model, self.params.stack, self.device
         patches, places = None, None
         if prompt.patches is not None and bool(prompt.mask.any()):
             # Padding is left out: nothing would read it.
@@ -188,19 +200,18 @@ class Target:
             patches = prompt.patches[prompt.mask].to(device)[None]
         encoded, _ = model.encode(prompt.ids[None].to(device), patches, places_P=places)
         cross = model.decoder.cross(encoded, None)
-        sizes = (stack.decoder_depth, 1, stack.heads, capacity, stack.head_size)
-        bias = self.bias(device)
-        return CrossCache(*sizes, self.compute_dtype, device, cross=cross, bias=bias)
+        sizes = (stack.decoder_depth, 1, stack.heads, len(self.start), stack.head_size)
+        return CrossCache(*sizes, self.compute_dtype, device, cross=cross, bias=self.bias())
 
     def places(self, at_N: Tensor) -> Tensor:
         """Rows of the position table for target positions."""
         return torch.where(at_N < self.text, at_N, at_N - self.text + self.params.answer_limit)
 
-    def bias(self, device: torch.device) -> Tensor:
+    def bias(self) -> Tensor:
         """Bias [H, T, T] between all target positions; which of them are seen comes on top."""
         model = self.model
-        at = torch.arange(self.text + self.image, device=device)
-        codes = torch.arange(self.image, device=device) if self.image else None
+        at = torch.arange(self.text + self.codes, device=self.device)
+        codes = torch.arange(self.codes, device=self.device) if self.codes else None
         relative = text_and_image_bias(
             model.decoder_relative, at[: self.text], codes, self.params.target_grid[1], False
         )
@@ -218,5 +229,8 @@ class Target:
         return model.decoder(model.target_norm(x), segments, None)
 
     def scores(self, hidden: Tensor, blocks: slice | None = None) -> Tensor:
-        """fp32 logits [..., V] of all ids; which of them may come is the grammar's business."""
-        return self.model.head(hidden).float() / math.sqrt(self.params.stack.width)
+        """fp32 logits [..., V] of the answer's kind of ids, or of some of the head's blocks."""
+        own = slice(0, 1) if self.kind == "text" else slice(1, 2)
+        chosen = self.model.head[blocks or own]
+        scores = torch.cat([block(hidden).float() for block in chosen], dim=-1)
+        return scores / math.sqrt(self.params.stack.width)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from .encoder_decoder import (
     StackParams,
     rotary_1d,
     rotary_2d,
+    same_parts,
 )
 from .unified_io_2_vision import (
     Resampler,
@@ -33,6 +34,14 @@ from .unified_io_2_vision import (
     VisionParams,
     pair_bias,
 )
+
+CODES_FROM = 2  # image ids before the first code: start, mask
+
+
+def image_blocks(vocab: int, codes: int) -> tuple[int, ...]:
+    """Image ids: start and mask, the codes, and padding of the table if there is any."""
+    padding = vocab - CODES_FROM - codes
+    return (CODES_FROM, codes, padding) if padding else (CODES_FROM, codes)
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class UnifiedIO2Params:
         return math.isqrt(self.vision.patch_values // 3)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Patches:
     """Pictures as the encoder takes them: patches [..., P, V], mask [..., P] (True where there
     is a picture and not padding), row-major places in the grid [..., P]."""
@@ -89,14 +98,16 @@ class EncoderInput:
         return EncoderInput(self.x[:, kept], self.rotary[:, kept], self.mask[:, kept])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompt:
     """What a picture or text is made from: ids [n], a main picture, a history of frames."""
 
     ids: Tensor
     image: Patches | None = None
     history: Patches | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
+
+    def equals(self, other: Prompt) -> bool:
+        return same_parts(self, other)
 
 
 class UnifiedIO2(nn.Module):
@@ -125,19 +136,22 @@ class UnifiedIO2(nn.Module):
         # The published heads are the embedding tables. They are layers of their own here, since
         # a host that streams weights has no table to share.
         self.text_head = operations.Linear(C, p.text_vocab, bias=False, **kw)
-        self.image_head = operations.Linear(C, p.image_vocab, bias=False, **kw)
+        self.image_head = nn.ModuleList(
+            operations.Linear(C, size, bias=False, **kw)
+            for size in image_blocks(p.image_vocab, p.codes)
+        )
 
     @property
     def device(self) -> torch.device:
         """Where the run happens: where the host put a raw parameter."""
         return self.modality["text"].device
 
-    def _marked(self, x: Tensor, name: str) -> Tensor:
+    def marked(self, x: Tensor, name: str) -> Tensor:
         x = x.to(self.compute_dtype)
         return x + self.modality[name].to(x)
 
     def embed_text(self, ids_BS: Tensor, mask_BS: Tensor | None = None) -> EncoderInput:
-        x = self._marked(self.text_embed(ids_BS), "text")
+        x = self.marked(self.text_embed(ids_BS), "text")
         at = torch.arange(ids_BS.shape[1], device=ids_BS.device).expand_as(ids_BS)
         mask = torch.ones_like(ids_BS, dtype=torch.bool) if mask_BS is None else mask_BS.bool()
         return EncoderInput(x, rotary_1d(at, self.params.stack.head_size), mask)
@@ -150,7 +164,7 @@ class UnifiedIO2(nn.Module):
         stretch = math.sqrt(math.prod(p.target_grid) / math.prod(p.grid))
         rows, columns = image.places // p.grid[1], image.places % p.grid[1]
         rotary = rotary_2d(rows * stretch, columns * stretch, p.stack.head_size)
-        return EncoderInput(self._marked(x, "image"), rotary, image.mask.bool())
+        return EncoderInput(self.marked(x, "image"), rotary, image.mask.bool())
 
     def embed_history(self, history: Patches) -> EncoderInput:
         """Frames [B, K, P, V], each as a few latents; a frame that is all padding is masked."""
@@ -159,7 +173,7 @@ class UnifiedIO2(nn.Module):
         values, mask, places = flat
         features, _ = self.vision(values, mask, places, p.history_grid)
         latents = self.resampler(self.history_project(features.to(self.compute_dtype)), mask)
-        x = self._marked(self.history_out(latents).view(B, K * p.history.latents, -1), "history")
+        x = self.marked(self.history_out(latents).view(B, K * p.history.latents, -1), "history")
         frame = torch.arange(K, device=x.device)[:, None].expand(-1, p.history.latents)
         latent = torch.arange(p.history.latents, device=x.device).expand_as(frame)
         rotary = rotary_2d(frame.flatten(), latent.flatten(), p.stack.head_size)
@@ -188,37 +202,41 @@ class UnifiedIO2(nn.Module):
 
 
 class Target:
-    """The decoder over one of the two vocabularies: what a next-token engine drives."""
+    """The decoder over one of the two vocabularies: what a next-token engine drives.
+
+    Image ids are scored in blocks, so that a picture's codes alone can be asked for.
+    """
 
     def __init__(self, model: UnifiedIO2, kind: str):
         self.model, self.kind, self.params = model, kind, model.params
-        self.compute_dtype = model.compute_dtype
+        self.compute_dtype, self.device = model.compute_dtype, model.device
+        self.head = model.image_head if kind == "image" else nn.ModuleList([model.text_head])
+        self.start = (0,)
 
-    @property
-    def vocab(self) -> int:
-        return self.params.text_vocab if self.kind == "text" else self.params.image_vocab
-
-    def prefill(self, prompt: Prompt, capacity: int) -> CrossCache:
-        """An empty cache of one row whose cross-attention reads the prompt; computed once."""
+    def read(self, prompt: Prompt) -> CrossCache:
+        """A cache of one row, with room for the start token, whose cross-attention reads the
+        prompt."""
         model, stack = self.model, self.params.stack
         given = model.embed_prompt(prompt)
         cross = model.decoder.cross(model.encode(given), given.rotary)
-        sizes = (stack.decoder_depth, 1, stack.heads, capacity, stack.head_size)
+        sizes = (stack.decoder_depth, 1, stack.heads, len(self.start), stack.head_size)
         return CrossCache(*sizes, self.compute_dtype, model.device, cross=cross)
 
     def embed_ids(self, ids: Tensor) -> Tensor:
         table = self.model.text_embed if self.kind == "text" else self.model.image_embed
-        return self.model._marked(table(ids), f"{self.kind}_target")
+        return self.model.marked(table(ids), f"{self.kind}_target")
 
     def __call__(self, x_NC: Tensor, segments: Sequence[Segment]) -> Tensor:
         """Hidden states [N, C]; every segment's cache grows by its tokens."""
         at, size = positions(segments, x_NC.device), self.params.stack.head_size
-        columns = self.params.target_grid[1]
+        if self.kind == "text":
+            return self.model.decoder(x_NC, segments, rotary_1d(at, size))
         # The start token takes the first cell: every input sits at the cell it predicts.
-        image = rotary_2d(at // columns, at % columns, size) if self.kind == "image" else None
-        return self.model.decoder(x_NC, segments, rotary_1d(at, size) if image is None else image)
+        columns = self.params.target_grid[1]
+        return self.model.decoder(x_NC, segments, rotary_2d(at // columns, at % columns, size))
 
     def scores(self, hidden: Tensor, blocks: slice | None = None) -> Tensor:
-        """fp32 logits [..., V]."""
-        head = self.model.text_head if self.kind == "text" else self.model.image_head
-        return head(hidden).float() / math.sqrt(self.params.stack.width)
+        """fp32 logits [..., V] of all ids, or of some of the head's blocks."""
+        chosen = self.head if blocks is None else self.head[blocks]
+        scores = torch.cat([block(hidden).float() for block in chosen], dim=-1)
+        return scores / math.sqrt(self.params.stack.width)

@@ -5,6 +5,20 @@ from __future__ import annotations
 from ..checkpoints.architecture import Architecture, Match
 from ..checkpoints.files import Checkpoint, CheckpointError
 from . import chameleon, dreamllm, llama, seed, seed_x, show_o, star, transfusion, var, vqgan
+from . import (
+    dreamllm,
+    llama,
+    seed,
+    seed_x,
+    show_o,
+    star,
+    transfusion,
+    unified_io,
+    unified_io_2,
+    unified_io_vqgan,
+    var,
+    vqgan,
+)
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *var.ARCHITECTURES,
@@ -17,6 +31,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *llama.ARCHITECTURES,
     *seed_x.ARCHITECTURES,
     *dreamllm.ARCHITECTURES,
+    *unified_io.ARCHITECTURES,
+    *unified_io_2.ARCHITECTURES,
+    *unified_io_vqgan.ARCHITECTURES,
 )
 
 

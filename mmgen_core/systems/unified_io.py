@@ -22,6 +22,9 @@ from .var import count_of
 ORIGIN = "https://ai2-prior-uio.s3.us-west-2.amazonaws.com/public/model-weights-bin/base_1000k.bin"
 LICENCE = "not stated for the weights; code Apache-2.0"
 VQGAN = "discrete_vae/"
+CODEBOOK = f"{VQGAN}quantize/embedding"
+TOKENIZER_REASON = "the image tokenizer's, which Load Image Tokenizer takes from the same file"
+TOKENIZER_PARTS = ("encoder", "decoder", "quant_conv", "post_quant_conv")
 TEXT_PLACES = 256  # published, in the prompt and in the answer
 
 
@@ -44,7 +47,7 @@ def recognise(checkpoint: Checkpoint) -> UnifiedIOParams | None:
         rotary=False,
         tanh_gelu=True,
     )
-    codes = shapes[f"{VQGAN}quantize/embedding"][0]
+    codes = shapes[CODEBOOK][0]
     text = config.get("encoder_max_text_length", TEXT_PLACES)
     answer = config.get("decoder_max_text_length", TEXT_PLACES)
     return UnifiedIOParams(
@@ -128,12 +131,15 @@ def is_transposed(key: str) -> bool:
 
 
 def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames, transposed kernels, and the embedding table a second time, as output head."""
+    """Renames, transposed kernels, and the embedding table a second time, as output head; the
+    image tokenizer's codebook says where in it the texts end."""
     state = {}
     for key, tensor in tensors.items():
         state[renamed(key)] = tensor.t().contiguous() if is_transposed(key) else tensor
-    if "embed.weight" in state:
-        state["head.weight"] = state["embed.weight"]
+    table, codebook = state.get("embed.weight"), state.pop(CODEBOOK, None)
+    if table is not None and codebook is not None:
+        sizes = (len(table) - len(codebook), len(codebook))
+        state |= {f"head.{i}.weight": t for i, t in enumerate(table.split_with_sizes(sizes))}
     return state
 
 
@@ -148,7 +154,7 @@ def publish(state: Mapping[str, Tensor], params: UnifiedIOParams) -> dict[str, T
                 layers[stack][ours] = theirs
     tensors = {}
     for key, tensor in state.items():
-        if key == "head.weight":
+        if key.startswith("head."):
             continue
         theirs = back.get(key)
         if theirs is None:
@@ -169,7 +175,7 @@ ARCHITECTURES = (
         licence=LICENCE,
         origin=ORIGIN,
         ignored={
-            f"{VQGAN}*": "the image tokenizer, which Load Image Tokenizer takes from the same file",
+            **{f"{VQGAN}{part}/*": TOKENIZER_REASON for part in TOKENIZER_PARTS},
             "decoder/cross_position_*": "computed by the reference but never added to anything",
         },
     ),

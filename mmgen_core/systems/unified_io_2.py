@@ -16,7 +16,7 @@ from torch import Tensor
 from ..checkpoints.architecture import Architecture, Shapes
 from ..checkpoints.files import Checkpoint
 from ..models.encoder_decoder import StackParams
-from ..models.unified_io_2 import UnifiedIO2, UnifiedIO2Params
+from ..models.unified_io_2 import UnifiedIO2, UnifiedIO2Params, image_blocks
 from ..models.unified_io_2_vision import ResamplerParams, VisionParams
 from .var import count_of
 
@@ -25,6 +25,7 @@ LICENCE = "not stated for the weights; code Apache-2.0"
 VIT = "input_embedders.image.image_encoder.vision_transformer."
 RESAMPLER = "input_embedders.image_history.resampler.perceiver."
 VQGAN = "target_embedders.image.vqgan."
+CODEBOOK = f"{VQGAN}quantize.embedding.weight"
 MARKER = "input_embedders.image_history.modality_embedding"
 
 
@@ -56,7 +57,7 @@ def recognise(checkpoint: Checkpoint) -> UnifiedIO2Params | None:
         history=_resampler(shapes, config.get("image_history_cfg", {})),
         text_vocab=text_vocab,
         image_vocab=shapes["image_token_embedder.weight"][0],
-        codes=shapes[f"{VQGAN}quantize.embedding.weight"][0],
+        codes=shapes[CODEBOOK][0],
         grid=_grid(t5, "default_image_vit_size", 384, image_patch),
         history_grid=_grid(t5, "default_image_history_vit_size", 256, image_patch),
         target_grid=_grid(t5, "default_image_size", 256, target_patch),
@@ -172,11 +173,16 @@ def renamed(key: str) -> str:
 
 
 def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames, and the embedding tables a second time, as output heads."""
-    state = {renamed(key): tensor for key, tensor in tensors.items()}
+    """Renames, and the embedding tables a second time, as output heads; the image tokenizer's
+    codebook says where in the image table its codes end."""
+    state = {renamed(key): tensor for key, tensor in tensors.items() if key != CODEBOOK}
     for kind in ("text", "image"):
         if f"{kind}_embed.weight" in state:
             state[f"{kind}_head.weight"] = state[f"{kind}_embed.weight"]
+    if "image_head.weight" in state and CODEBOOK in tensors:
+        table = state.pop("image_head.weight")
+        sizes = image_blocks(len(table), len(tensors[CODEBOOK]))
+        state |= {f"image_head.{i}.weight": t for i, t in enumerate(table.split_with_sizes(sizes))}
     return state
 
 
@@ -185,7 +191,7 @@ def publish(state: Mapping[str, Tensor], params: UnifiedIO2Params) -> dict[str, 
     back = {ours: theirs for theirs, ours in _WHOLE.items()}
     tensors = {}
     for key, tensor in state.items():
-        if not key.endswith("_head.weight"):
+        if not key.startswith(("text_head.", "image_head.")):
             tensors[back.get(key) or _published(key)] = tensor.contiguous()
     return tensors
 
@@ -245,6 +251,8 @@ def _published_vision(rest: str) -> str:
     return f"{block}{layers[names[2]]}{names[3]}"
 
 
+TOKENIZER_REASON = "the image tokenizer's, which Load Image Tokenizer takes from the same file"
+TOKENIZER_PARTS = ("encoder", "decoder", "quant_conv", "post_quant_conv")
 AUDIO_REASON = "sound is not made or read here"
 ARCHITECTURES = (
     Architecture(
@@ -257,7 +265,7 @@ ARCHITECTURES = (
         licence=LICENCE,
         origin=ORIGIN,
         ignored={
-            f"{VQGAN}*": "the image tokenizer, which Load Image Tokenizer takes from the same file",
+            **{f"{VQGAN}{part}.*": TOKENIZER_REASON for part in TOKENIZER_PARTS},
             "audio_token_embedder.*": AUDIO_REASON,
             "input_embedders.audio.*": AUDIO_REASON,
             "input_embedders.audio_history.*": AUDIO_REASON,
