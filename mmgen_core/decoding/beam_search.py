@@ -53,7 +53,9 @@ def search_text(
         totals = rules.admitted(logits) + scores_B[:, None]
         values, places = totals.flatten().topk(2 * beams)
         vocab = totals.shape[1]
-        found = zip(values.tolist(), (places // vocab).tolist(), (places % vocab).tolist())
+        found = zip(
+            values.tolist(), (places // vocab).tolist(), (places % vocab).tolist(), strict=True
+        )
         kept: list[tuple[float, int, int]] = []
         for rank, (value, beam, token) in enumerate(found):
             if token not in rules.stops:

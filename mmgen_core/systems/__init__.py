@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..checkpoints.architecture import Architecture, Match
 from ..checkpoints.files import Checkpoint, CheckpointError
-from . import chameleon, dreamllm, llama, seed, seed_x, show_o, star, transfusion, var, vqgan
 from . import (
+    chameleon,
     dreamllm,
     llama,
     seed,

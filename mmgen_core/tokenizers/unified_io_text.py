@@ -8,7 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from .text import TextTokenizer, TokenizerError
+from .unified_io_pictures import Placement
 
 END = 1
 BINS = 1000  # steps of a place between the edges of a picture
@@ -134,6 +138,14 @@ class UnifiedIO2Tokenizer(TextTokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         """Text up to the first end mark."""
         return self._model.decode([i if i < len(self) else 2 for i in until_end(ids)])
+
+
+def place_bins(box_xyxy: Tensor, placement: Placement) -> list[int]:
+    """A box in pixels of a picture as four places, top, left, bottom, right, of the frame that
+    the picture was fitted into."""
+    x1, y1, x2, y2 = box_xyxy.double().unbind()
+    corners = placement.boxes_to_frame(torch.stack([y1, x1, y2, x2]))
+    return [int(value) for value in (corners / placement.side * (BINS - 1)).tolist()]
 
 
 def until_end(ids: Iterable[int]) -> Iterator[int]:
