@@ -45,7 +45,7 @@ def run_tokenizer(case) -> dict[str, torch.Tensor]:
     tokens = tokenizer.encode(image)
     seen["token_ids"] = tokens.ids[0].flatten(1)
     seen["z_q"] = tokenizer.features(tokens)
-    assert torch.equal(seen["z_q"], tokenizer.encode_map(image))
+    assert torch.equal(seen["z_q"], tokenizer.code_map(image))
     tokenizer.decode(tokens)
     for hook in hooks:
         hook.remove()

@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.architecture import Architecture, Shapes
-from ..checkpoints.files import Checkpoint
+from ..checkpoints.files import Checkpoint, CheckpointError
+from ..models.decoder import DecoderParams
+from ..models.show_o import SPECIALS, ShowO, ShowOParams
 from ..tokenizers.lookup_free import (
     LevelParams,
     LookupFreeParams,
     LookupFreeTokenizer,
     lookup_free_fingerprint,
 )
+from .var import count_of
 
 ORIGIN, LICENCE = "https://huggingface.co/showlab/show-o", "Apache-2.0"
 TOKENIZER_ORIGIN = "https://huggingface.co/showlab/magvitv2"
@@ -105,6 +108,109 @@ def publish_tokenizer(state: Mapping[str, Tensor], params: LookupFreeParams) -> 
     return {key: tensor.contiguous() for key, tensor in tensors.items()}
 
 
+PUBLISHED_CODES, PUBLISHED_END_OF_TEXT = 8192, 50256
+
+
+def recognise_model(checkpoint: Checkpoint) -> ShowOParams | None:
+    """Sizes of a Show-o file. Its config.json says ``num_vq_tokens`` and ``codebook_size``;
+    without one, the 256 px model is assumed. Own models add ``eos_token_id``,
+    ``max_seq_length`` and ``codebook``."""
+    shapes, config = checkpoint.shapes, checkpoint.config
+    attention = "showo.model.layers.0.self_attn."
+    if f"{attention}q_layernorm.weight" not in shapes:
+        return None
+    vocab, width = shapes["showo.model.embed_tokens.weight"]
+    head_size = shapes[f"{attention}q_layernorm.weight"][0]
+    codes = config.get("codebook_size", PUBLISHED_CODES)
+    text_vocab = vocab - codes - 1 - SPECIALS
+    if config.get("llm_vocab_size", text_vocab) != text_vocab:
+        raise CheckpointError(
+            f"{checkpoint.path.name} has {vocab} ids, its config says {config['llm_vocab_size']} of "
+            f"text, {SPECIALS} special ones, {codes} codes and a mask. One of them is wrong."
+        )
+    decoder = DecoderParams(
+        depth=count_of(shapes, r"showo\.model\.layers\.(\d+)\."),
+        width=width,
+        heads=width // head_size,
+        kv_heads=width // head_size,
+        mlp_width=shapes["showo.model.layers.0.mlp.fc1.weight"][0],
+        vocab=vocab,
+        head_blocks=(text_vocab + SPECIALS, codes, 1),
+        norm="layer",
+        qk_norm="shared",
+        rotary_share=0.5,
+        gated=False,
+        parallel=True,
+        attention_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+        head_bias=True,
+    )
+    end = PUBLISHED_END_OF_TEXT if text_vocab > PUBLISHED_END_OF_TEXT else text_vocab - 1
+    return ShowOParams(
+        decoder,
+        text_vocab,
+        codes,
+        image_tokens=config.get("num_vq_tokens", 256),
+        prompt_tokens=config.get("max_seq_length", 128),
+        end_of_text=config.get("eos_token_id", end),
+        clip_width=shapes.get("mm_projector.0.weight", (0, 0))[1],
+        codebook=config.get("codebook"),
+    )
+
+
+_NAMES = (
+    ("showo.model.embed_tokens.", "decoder.embed."),
+    ("showo.model.layers.", "decoder.layers."),
+    ("showo.model.final_layernorm.", "decoder.norm."),
+    ("mm_projector.0.", "projector.up."),
+    ("mm_projector.2.", "projector.out."),
+    (".self_attn.dense.", ".attention.o."),
+    (".self_attn.q_layernorm.", ".attention.q_norm."),
+    (".self_attn.k_layernorm.", ".attention.k_norm."),
+    (".self_attn.q_proj.", ".attention.q."),
+    (".self_attn.k_proj.", ".attention.k."),
+    (".self_attn.v_proj.", ".attention.v."),
+    (".mlp.fc1.", ".mlp.up."),
+    (".mlp.fc2.", ".mlp.down."),
+    (".input_layernorm.", ".attention_norm."),
+)
+
+
+def converter(codes: int) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    """Renames, and the head in three parts: text, image codes, mask."""
+
+    def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        state = {}
+        for key, tensor in tensors.items():
+            if key.startswith("showo.lm_head."):
+                sizes = (len(tensor) - codes - 1, codes, 1)
+                name = key.removeprefix("showo.lm_head.")
+                for block, part in enumerate(tensor.split(sizes)):
+                    state[f"decoder.head.{block}.{name}"] = part
+                continue
+            for theirs, ours in _NAMES:
+                key = key.replace(theirs, ours)
+            state[key] = tensor
+        return state
+
+    return convert
+
+
+def publish_model(state: Mapping[str, Tensor], params: ShowOParams) -> dict[str, Tensor]:
+    """The published layout of a model trained here."""
+    tensors = {}
+    for name in ("weight", "bias"):
+        parts = [state[f"decoder.head.{block}.{name}"] for block in range(3)]
+        tensors[f"showo.lm_head.{name}"] = torch.cat(parts)
+    for key, tensor in state.items():
+        if not key.startswith("decoder.head."):
+            for theirs, ours in _NAMES:
+                key = key.replace(ours, theirs)
+            tensors[key] = tensor.contiguous()
+    return tensors
+
+
 ARCHITECTURES = (
     Architecture(
         name="MAGVIT-v2 tokenizer",
@@ -120,5 +226,15 @@ ARCHITECTURES = (
             "quantize.power_vals": "powers of two",
         },
         fingerprint=lookup_free_fingerprint,
+    ),
+    Architecture(
+        name="Show-o transformer",
+        kind="masked or flow model",
+        recognise=recognise_model,
+        module=ShowO,
+        convert=convert_model,
+        publish=publish_model,
+        licence=LICENCE,
+        origin=ORIGIN,
     ),
 )

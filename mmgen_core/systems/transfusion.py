@@ -174,7 +174,7 @@ def _their_name(key: str, params: FlowTransformerParams) -> str:
 ARCHITECTURES = (
     Architecture(
         name="Transfusion transformer (lucidrains layout, experimental)",
-        kind="flow model",
+        kind="masked or flow model",
         recognise=recognise_flow,
         module=FlowTransformer,
         convert=convert_flow,

@@ -166,6 +166,14 @@ class LookupFreeTokenizer(nn.Module):
     def stride(self) -> int:
         return self.params.stride
 
+    @property
+    def latent_channels(self) -> int:
+        return self.params.bits
+
+    @property
+    def width(self) -> int:
+        return self.params.channels
+
     def encode_features(self, image_BHWC: Tensor) -> Tensor:
         """Features before their signs are taken, fp32 [B, bits, h, w], of [B, H, W, 3] in 0..1.
 
@@ -186,7 +194,7 @@ class LookupFreeTokenizer(nn.Module):
         ids = bits_to_ids(self.encode_features(image_BHWC) > 0)
         return ImageTokens((ids.cpu(),), self.fingerprint)
 
-    def encode_map(self, image_BHWC: Tensor) -> Tensor:
+    def code_map(self, image_BHWC: Tensor) -> Tensor:
         """The code map [B, bits, h, w] of pictures, as the stock VAE's latent."""
         return (self.encode_features(image_BHWC) > 0).float() * 2 - 1
 
