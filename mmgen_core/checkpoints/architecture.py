@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Architecture:
         fingerprint: for tokenizers, names the codebook of a state dict.
         system: for next-token models, makes what turns prompts into tokens (``NextTokenSystem`` in
             systems/next_token.py); given the folders in which a text tokenizer may lie.
+        converter: gives ``convert`` for params, where it depends on sizes that no key shows.
     """
 
     name: str
@@ -50,6 +51,11 @@ class Architecture:
     surplus: Callable[[str, Any], bool] | None = None
     fingerprint: Callable[[Mapping[str, Tensor]], str] | None = None
     system: Callable[[Match, Checkpoint, Sequence[Path]], Any] | None = None
+    converter: Callable[[Any], Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] | None = None
+
+    def sized(self, params: Any) -> Architecture:
+        """This architecture with the conversion that fits the params."""
+        return self if self.converter is None else replace(self, convert=self.converter(params))
 
     def is_ignored(self, key: str) -> bool:
         if self.used and not matches(key, self.used):

@@ -134,6 +134,11 @@ def confidence(p_BN: Tensor, unknown_BN: Tensor, temperature: float, order_BN: T
     return p.clamp(min=1e-20).log() + temperature * gumbel
 
 
+def known_or_drawn(codes_BN: Tensor, drawn_BN: Tensor) -> Tensor:
+    """Codes [B, N], those that were not known taken from the draw."""
+    return torch.where(codes_BN == UNKNOWN, drawn_BN, codes_BN)
+
+
 class Prompts:
     """Keys and values of the prompts and, for guidance, of the empty one, made once per run."""
 
@@ -209,7 +214,7 @@ def draw_codes(
         checksum += logits.sum()
         logits = filter_logits(logits, sampling.top_k)
         unknown = codes_BN == UNKNOWN
-        drawn = torch.where(unknown, draw(logits, numbers.draw.to(device)), codes_BN)
+        drawn = known_or_drawn(codes_BN, draw(logits, numbers.draw.to(device)))
         p = logits.softmax(-1).gather(-1, drawn[..., None])[..., 0]
         sure = confidence(p, unknown, temperature, numbers.order.to(device))
         masking, _ = remask(sure, unknown, wanted)

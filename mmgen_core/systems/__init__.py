@@ -49,7 +49,7 @@ def identify(checkpoint: Checkpoint, kind: str | None = None) -> Match:
         if params is None:
             continue
         if kind in (None, architecture.kind):
-            return Match(architecture, params)
+            return Match(architecture.sized(params), params)
         other = other or architecture  # go on: one file may hold a model and its tokenizer
     if other is not None:
         raise CheckpointError(

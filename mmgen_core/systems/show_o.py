@@ -6,7 +6,7 @@ Public files: huggingface.co/showlab/show-o and its relatives, tokenizer showlab
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -125,8 +125,8 @@ def recognise_model(checkpoint: Checkpoint) -> ShowOParams | None:
     text_vocab = vocab - codes - 1 - SPECIALS
     if config.get("llm_vocab_size", text_vocab) != text_vocab:
         raise CheckpointError(
-            f"{checkpoint.path.name} has {vocab} ids, its config says {config['llm_vocab_size']} of "
-            f"text, {SPECIALS} special ones, {codes} codes and a mask. One of them is wrong."
+            f"{checkpoint.path.name} has {vocab} ids, its config says {config['llm_vocab_size']} "
+            f"of text, {SPECIALS} special ones, {codes} codes and a mask. One of them is wrong."
         )
     decoder = DecoderParams(
         depth=count_of(shapes, r"showo\.model\.layers\.(\d+)\."),
@@ -232,7 +232,8 @@ ARCHITECTURES = (
         kind="masked or flow model",
         recognise=recognise_model,
         module=ShowO,
-        convert=convert_model,
+        convert=converter(PUBLISHED_CODES),
+        converter=lambda params: converter(params.codes),
         publish=publish_model,
         licence=LICENCE,
         origin=ORIGIN,
