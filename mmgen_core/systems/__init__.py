@@ -21,10 +21,10 @@ from . import (
 )
 
 ARCHITECTURES: tuple[Architecture, ...] = (
+    *transfusion.ARCHITECTURES,  # before llama, whose trunk it has
     *var.ARCHITECTURES,
     *star.ARCHITECTURES,
     *show_o.ARCHITECTURES,
-    *transfusion.ARCHITECTURES,
     *chameleon.ARCHITECTURES,
     *vqgan.ARCHITECTURES,
     *seed.ARCHITECTURES,

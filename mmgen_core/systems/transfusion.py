@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -16,9 +17,12 @@ from ..checkpoints.architecture import Architecture, Shapes
 from ..checkpoints.files import Checkpoint
 from ..models.flow_transformer import FlowTransformer, FlowTransformerParams
 from ..models.latent_patches import PatchLayerParams
+from ..models.paper_transfusion import PaperTransfusion, PaperTransfusionParams
+from . import llama
 from .var import count_of
 
 ORIGIN = "none; https://github.com/lucidrains/transfusion-pytorch trains such models"
+PAPER_EPS = 1e-5  # not in the paper; LLaMA's
 LICENCE = "that of the model's author; the reference code is MIT"
 
 
@@ -171,6 +175,55 @@ def _their_name(key: str, params: FlowTransformerParams) -> str:
     return key
 
 
+def recognise_paper(checkpoint: Checkpoint) -> PaperTransfusionParams | None:
+    """Sizes of a model in this pack's own layout of the paper's procedure: a LLaMA with patch
+    layers. Its config says patch size, heads and the ids of [BOS] [BOI] [EOI]."""
+    shapes, config = checkpoint.shapes, checkpoint.config
+    if "patch_in.weight" not in shapes or "time_embed.0.weight" not in shapes:
+        return None
+    trunk = llama.recognise(checkpoint)
+    if trunk is None:
+        return None
+    heads = config.get("num_attention_heads", max(1, trunk.width // 64))
+    head_size = trunk.width // heads
+    eps = config.get("rms_norm_eps", PAPER_EPS)
+    trunk = replace(trunk, heads=heads, kv_heads=heads, head_size=head_size, norm_eps=eps)
+    patch = config.get("patch_size", 2)
+    width, time_width = shapes["time_embed.0.weight"]
+    return PaperTransfusionParams(
+        trunk,
+        channels=width // patch**2,
+        patch=patch,
+        time_width=time_width,
+        bos=config.get("bos_id", trunk.vocab - 3),
+        boi=config.get("boi_id", trunk.vocab - 2),
+        eoi=config.get("eoi_id", trunk.vocab - 1),
+        side=config.get("latent_side", 32),
+    )
+
+
+_PAPER_NAMES = {
+    "time_embed.0.": "time_embed.up.",
+    "time_embed.2.": "time_embed.out.",
+}
+
+
+def convert_paper(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Renames: the trunk as LLaMA's."""
+    trunk = {k: v for k, v in tensors.items() if k.startswith(("model.", "lm_head."))}
+    state = {f"decoder.{key}": tensor for key, tensor in llama.convert(trunk).items()}
+    rest = {k: v for k, v in tensors.items() if k not in trunk}
+    return state | {llama.renamed(key, _PAPER_NAMES): tensor for key, tensor in rest.items()}
+
+
+def publish_paper(state: Mapping[str, Tensor], params: PaperTransfusionParams) -> dict[str, Tensor]:
+    trunk = {k.removeprefix("decoder."): v for k, v in state.items() if k.startswith("decoder.")}
+    tensors = llama.publish(trunk, params.decoder)
+    back = {ours: file for file, ours in _PAPER_NAMES.items()}
+    rest = {k: v for k, v in state.items() if not k.startswith("decoder.")}
+    return tensors | {llama.renamed(k, back): v.contiguous() for k, v in rest.items()}
+
+
 ARCHITECTURES = (
     Architecture(
         name="Transfusion transformer (lucidrains layout, experimental)",
@@ -181,5 +234,16 @@ ARCHITECTURES = (
         publish=publish_flow,
         licence=LICENCE,
         origin=ORIGIN,
+    ),
+    Architecture(
+        name="Transfusion transformer (the paper's procedure, experimental)",
+        kind="masked or flow model",
+        recognise=recognise_paper,
+        module=PaperTransfusion,
+        convert=convert_paper,
+        publish=publish_paper,
+        licence=LICENCE,
+        origin="none; the layout is this pack's own",
+        ignored={"*.rotary_emb.inv_freq": "rotary frequencies, implied by the sizes"},
     ),
 )
