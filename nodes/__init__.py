@@ -4,7 +4,7 @@ from . import host
 from .api import ComfyExtension, io
 from .classes import ClassByName, ImageNetClass
 from .scale import LoadScaleModel, ScaleSampler
-from .scale_text import EncodeScaleText
+from .scale_text import EncodeScaleText, LoadTextEncoder
 from .tokenizer import DecodeTokens, EncodeImage, LoadImageTokenizer
 from .tokens import LoadTokens, SaveTokens, TokenMask, ViewTokens
 
@@ -14,6 +14,7 @@ NODES: list[type[io.ComfyNode]] = [
     ImageNetClass,
     ClassByName,
     ScaleSampler,
+    LoadTextEncoder,
     EncodeScaleText,
     EncodeImage,
     DecodeTokens,

@@ -6,6 +6,41 @@ from ..mmgen_core.conditioners.scale_prompt import TextPrompt
 from . import host
 from .api import ScalePrompt, io
 
+DEMO_TEXT_ENCODER = "mmgen_demo_text.safetensors"
+
+
+class LoadTextEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        files = host.text_encoder_files()
+        return io.Schema(
+            node_id="MMGenLoadTextEncoder",
+            display_name="Load Text Encoder (STAR)",
+            category="mmgen/loaders",
+            description="Loads the CLIP text encoder of a next-scale model that draws from words "
+            "(STAR), of any size.",
+            search_aliases=["star", "var", "clip", "text encoder", "next-scale", "loader"],
+            inputs=[
+                io.Combo.Input(
+                    "text_encoder_name",
+                    options=files,
+                    default=DEMO_TEXT_ENCODER if DEMO_TEXT_ENCODER in files else None,
+                    tooltip="A file in models/mmgen or models/text_encoders: the demo's, or for "
+                    "the public STAR files the text encoder of Stable Diffusion 2.1, which the "
+                    "stock Load CLIP loads as well.",
+                ),
+            ],
+            outputs=[
+                io.Clip.Output(
+                    "clip", display_name="CLIP", tooltip="For Encode Text for Scale Model."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, text_encoder_name: str) -> io.NodeOutput:
+        return io.NodeOutput(host.load_text_encoder(text_encoder_name))
+
 
 class EncodeScaleText(io.ComfyNode):
     @classmethod
@@ -20,9 +55,10 @@ class EncodeScaleText(io.ComfyNode):
             inputs=[
                 io.Clip.Input(
                     "clip",
-                    tooltip="The text encoder that the model was trained with. For the public "
-                    "STAR files that of Stable Diffusion 2.1 (OpenCLIP ViT-H, width 1024): Load "
-                    "CLIP with type stable_diffusion, or Load Checkpoint with an SD 2.1 file.",
+                    tooltip="The text encoder that the model was trained with: Load Text "
+                    "Encoder. For the public STAR files that of Stable Diffusion 2.1 (OpenCLIP "
+                    "ViT-H, width 1024), which Load CLIP with type stable_diffusion or Load "
+                    "Checkpoint with an SD 2.1 file give as well.",
                 ),
                 io.String.Input(
                     "text",

@@ -172,6 +172,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--learned-positions", action="store_true", help="in place of rotary")
     parser.add_argument("--others", type=float, default=0.08, help="share of other drawings")
     parser.add_argument("--batch", type=int, default=8, help="per process")
     parser.add_argument("--rate", type=float, default=1.5e-3)
@@ -192,7 +193,7 @@ def build(args: argparse.Namespace, tokenizer: MultiScaleVQ, text_width: int) ->
             p.autoencoder.latent_channels,
             p.scales,
             text_width=text_width,
-            rotary=RotaryParams(),
+            rotary=None if args.learned_positions else RotaryParams(),
             smooth_filtered=False,
         )
     )

@@ -8,6 +8,7 @@ from .folders import model_files, new_tokens_path, register_folders, tokens_file
 from .loading import ScaleModel, Tokenizer, load_scale_model, load_tokenizer
 from .precision import DTYPES, Precision, choose_precision, dtype_choices
 from .running import Progress, in_parts, loaded, to_output
+from .text_encoder import load_text_encoder, text_encoder_files
 from .text_model import NotAnEncoder, TextModel, show_text
 from .texts import text_features
 
@@ -23,12 +24,14 @@ __all__ = [
     "dtype_choices",
     "in_parts",
     "load_scale_model",
+    "load_text_encoder",
     "load_tokenizer",
     "loaded",
     "model_files",
     "new_tokens_path",
     "register_folders",
     "show_text",
+    "text_encoder_files",
     "text_features",
     "to_output",
     "tokens_files",

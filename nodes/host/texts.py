@@ -9,7 +9,6 @@ import torch
 from ...mmgen_core.conditioners.scale_prompt import TextFeatures
 
 CLIP_END = 49407  # the end of the text in CLIP's vocabulary
-CLIP_TOKENS = 75  # of a text, beside its start and its end
 
 
 def text_features(clip: Any, text: str) -> TextFeatures:
@@ -31,15 +30,16 @@ def text_features(clip: Any, text: str) -> TextFeatures:
     windows = next(iter(tokens.values()))
     # An entry is a token id, or a vector where the text names a textual inversion.
     ids = [entry[0] if isinstance(entry[0], int) else None for entry in windows[0]]
-    if CLIP_END not in ids:
+    mark = getattr(clip.tokenizer, "end_mark", CLIP_END)  # our own encoders name theirs
+    if mark not in ids:
         raise ValueError("This text encoder is no CLIP model: its tokens have no end mark.")
     if len(windows) > 1:
         count = sum(entry[-1] > 0 for window in windows for entry in window)  # of a word
         raise ValueError(
-            f"The text has {count} tokens, the model was trained with at most {CLIP_TOKENS}. "
-            f"Shorten it: {text[:60]!r} ..."
+            f"The text has {count} tokens, the model was trained with at most "
+            f"{len(windows[0]) - 2}. Shorten it: {text[:60]!r} ..."
         )
-    end = ids.index(CLIP_END)
+    end = ids.index(mark)
     hidden = clip.encode_from_tokens(tokens)
     mask = (torch.arange(hidden.shape[1]) <= end)[None].to(hidden.device)
     return TextFeatures(hidden, hidden[:, end], mask)
