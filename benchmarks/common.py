@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import statistics
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def say(text: str = "") -> None:
@@ -39,19 +42,39 @@ def time_in_turns(
     return seconds
 
 
+class HighWater:
+    """Peak memory since it was made, asked for in the middle of a run; 0 where unknown."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.before = torch.cuda.memory_allocated(device)
+        elif CLEAR_REFS.exists():
+            _give_back_freed()
+            self.before = _status("VmRSS")
+            CLEAR_REFS.write_text("5")  # sets the high-water mark to the present
+
+    def peak(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) - self.before
+        return _status("VmHWM") - self.before if CLEAR_REFS.exists() else 0
+
+
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
     """Memory that one run takes at its peak beyond what is held before it; None if unknown."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) - before
-    if not Path("/proc/self/clear_refs").exists():
+    if device.type != "cuda" and not CLEAR_REFS.exists():
         return None
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to the present
+    water = HighWater(device)
     run()
-    return _status("VmHWM") - before
+    return water.peak()
+
+
+def _give_back_freed() -> None:
+    """Has the C library return what earlier runs freed, else a run that reuses it looks free."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+    if trim is not None:
+        trim(0)
 
 
 def _status(field: str) -> int:

@@ -8,6 +8,8 @@ from template_parts import Node, Template, box_mask, decode, edit, loaders, refi
 
 URL = "https://huggingface.co/taocrayon/STAR"
 
+SD21_URL = "https://huggingface.co/stabilityai/stable-diffusion-2-1"
+
 PUBLIC_FILES = {
     **VAR_FILES,
     "MMGenLoadScaleModel": [
@@ -15,22 +17,25 @@ PUBLIC_FILES = {
         ("star_rope_d30_512-ar-ckpt-ep1-iter30000.pth", URL),
         ("star_rope_d30_1024_drop_3-ar-ckpt-ep1-iter21000.pth", URL),
     ],
+    "MMGenLoadTextEncoder": [("text_encoder/model.safetensors", SD21_URL, "text_encoders")],
 }
 
-# The files the templates open on, and the side of the picture in pixels. There is no small demo
-# model of STAR yet, so they are the public ones; a demo model takes their place here.
+# The files the templates open on, and the side of the picture in pixels.
 FILES = {
-    "model": "star_rope_d30_256-ar-ckpt-ep3-iter20000.pth",
-    "tokenizer": "vae_ch160v4096z32.pth",
-    "text_encoder": "sd21_text_encoder.safetensors",
+    "model": "mmgen_demo_star.safetensors",
+    "tokenizer": "mmgen_demo_vae.safetensors",
+    "text_encoder": "mmgen_demo_text.safetensors",
 }
-SIDE = 256
-TYPE = "stable_diffusion"
-PUBLISHED = {"guidance": 4.0, "top_k": 600, "top_p": 0.8}  # of the STAR demo
+SIDE = 64
+# What the demo model draws best with; those of the public models stand in the note.
+DEMO = {"guidance": 2.0, "top_k": 0, "top_p": 0.6, "smooth": False}
 MODELS_NOTE = f"""## Models
 
-This pack has no small demo model of STAR yet, so this workflow needs the public files ({URL}; \
-the code is MIT, the weights name no licence):
+The demo models in this pack draw emoji-like pictures of 64 x 64 pixels, so the workflow runs \
+at once. They know some 300 motifs in two styles: end the text with *noto style* or *fluent style*.
+
+For photographs and paintings choose these public files in the three loaders ({URL}; the code is \
+MIT, the weights name no licence):
 
 - in `ComfyUI/models/mmgen`, model, 256 px: \
 [star_rope_d30_256-ar-ckpt-ep3-iter20000.pth]({URL}) (6.7 GB or more)
@@ -39,19 +44,19 @@ the code is MIT, the weights name no licence):
 - in `ComfyUI/models/mmgen`, tokenizer: \
 [vae_ch160v4096z32.pth]({VAR_URL}/resolve/main/vae_ch160v4096z32.pth) (0.4 GB, that of VAR)
 - in `ComfyUI/models/text_encoders`: the text encoder of Stable Diffusion 2.1, which is the file \
-in `text_encoder/` of its repository and in `CLIP/text_encoder/` of STAR's. It is saved here as \
-`sd21_text_encoder.safetensors`; choose yours in **Load CLIP**. **Load Checkpoint** with an \
-SD 2.1 checkpoint gives the same encoder."""
+in `text_encoder/` of its repository ({SD21_URL}) and in `CLIP/text_encoder/` of STAR's. The stock \
+**Load CLIP** and **Load Checkpoint** (with an SD 2.1 checkpoint) give the same encoder.
+
+Set the sampler to *guidance* 4, *top_k* 600, *top_p* 0.8 for them; the values here suit the demo \
+model."""
 
 
 def star(name: str) -> tuple[Template, Node, Node, Node]:
     """A template with its note and loaders: model, tokenizer, text encoder."""
     t = Template(name)
-    model, tokenizer = loaders(t, FILES["model"], FILES["tokenizer"], 520)
-    clip = t.add(
-        "CLIPLoader", (0, 300), clip_name=FILES["text_encoder"], type=TYPE, device="default"
-    )
-    t.note(MODELS_NOTE, (-460, -40), (420, 520))
+    model, tokenizer = loaders(t, FILES["model"], FILES["tokenizer"], 480)
+    clip = t.add("MMGenLoadTextEncoder", (0, 300), text_encoder_name=FILES["text_encoder"])
+    t.note(MODELS_NOTE, (-460, -40), (420, 540))
     return t, model, tokenizer, clip
 
 
@@ -68,13 +73,13 @@ def encoded(t: Template, position, clip: Node, text: str, title=None, negative: 
 
 
 def drawn(t: Template, position, model: Node, tokenizer: Node, prompt: Node, title=None, **values):
-    settings = PUBLISHED | {"prompt": prompt[0]} | values
+    settings = DEMO | {"prompt": prompt[0]} | values
     return sampler(t, position, model, tokenizer, -1, title, **settings)
 
 
 def text_to_image() -> Template:
     t, model, tokenizer, clip = star("star_text_to_image")
-    prompt = encoded(t, (400, 0), clip, "a red fox sitting in the snow, photograph")
+    prompt = encoded(t, (400, 0), clip, "red heart, noto style")
     picture = decode(t, (760, 0), tokenizer, drawn(t, (400, 310), model, tokenizer, prompt, seed=1))
     t.add("SaveImage", (760, 120), size=(420, 460), images=picture[0], filename_prefix="mmgen/star")
     t.note(
@@ -88,7 +93,7 @@ def text_to_image() -> Template:
 
 def four_seeds() -> Template:
     t, model, tokenizer, clip = star("star_four_seeds")
-    prompt = encoded(t, (400, 0), clip, "a lighthouse on a cliff at sunset, oil painting")
+    prompt = encoded(t, (400, 0), clip, "a fox in noto style")
     sampled = drawn(t, (400, 310), model, tokenizer, prompt, batch_size=4, seed=10)
     picture = decode(t, (760, 0), tokenizer, sampled)
     t.add(
@@ -109,7 +114,7 @@ def four_seeds() -> Template:
 
 def inpaint() -> Template:
     t, model, tokenizer, clip = star("star_inpaint")
-    prompt = encoded(t, (400, 0), clip, "a wooden table by a window", "Text of the source picture")
+    prompt = encoded(t, (400, 0), clip, "smiling face, noto style", "Text of the source picture")
     sampled = drawn(t, (400, 310), model, tokenizer, prompt, "Draw the source picture", seed=2)
     picture = decode(t, (400, 690), tokenizer, sampled)
     t.group("Source picture", [380, -80, 320, 860], "#A88")
@@ -126,7 +131,7 @@ def inpaint() -> Template:
         t,
         (0, 480),
         clip,
-        "a wooden table by a window, with a vase of yellow flowers on it",
+        "smiling face with sunglasses, noto style",
         "Text of the whole edited picture",
     )
     edit(
@@ -136,12 +141,12 @@ def inpaint() -> Template:
         picture,
         mask[0],
         -1,
-        **(PUBLISHED | {"smooth": False, "prompt": wanted[0], "seed": 3}),
+        **(DEMO | {"prompt": wanted[0], "seed": 3}),
     )
     t.note(
         "Tokens outside the mask are kept on every scale, those under it are drawn anew from the "
         "text. The STAR authors do not describe this; it is the editing of the VAR paper.",
-        (-460, 520),
+        (-460, 530),
         (420, 130),
     )
     return t
@@ -149,8 +154,8 @@ def inpaint() -> Template:
 
 def sd_refiner() -> Template:
     t, model, tokenizer, clip = star("star_sd_refiner")
-    text = "a small wooden house by a mountain lake"
-    prompt = encoded(t, (400, 0), clip, text)
+    text = "a sailboat"
+    prompt = encoded(t, (400, 0), clip, f"{text}, noto style")
     sampled = drawn(t, (400, 310), model, tokenizer, prompt, seed=4)
     picture = decode(t, (400, 690), tokenizer, sampled)
     t.group("STAR draws", [380, -80, 320, 860], "#A88")
@@ -158,7 +163,7 @@ def sd_refiner() -> Template:
     t.note(
         "STAR composes, any Stable Diffusion checkpoint refines (image to image): choose yours in "
         "**Load Checkpoint**. A lower *denoise* stays closer to what STAR drew.",
-        (-460, 520),
+        (-460, 530),
         (420, 130),
     )
     return t

@@ -27,7 +27,7 @@ def is_complete(name: str) -> bool:
         value
         for entry in prompt.values()
         for key, value in entry["inputs"].items()
-        if key in ("model_name", "tokenizer_name", "clip_name", "ckpt_name")
+        if key in ("model_name", "tokenizer_name", "text_encoder_name", "clip_name", "ckpt_name")
     }
     return all(value.startswith("mmgen_demo_") for value in names)
 
