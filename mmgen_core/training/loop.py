@@ -194,6 +194,12 @@ class RunState:
         return True
 
 
+def settings(args: argparse.Namespace) -> dict:
+    """The run's arguments for its card, without where files lay on the machine."""
+    places = ("cache", "runs", "out", "teacher", "tokenizer", "text_encoder")
+    return {name: value for name, value in vars(args).items() if name not in places}
+
+
 def parameter_count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 

@@ -274,7 +274,7 @@ def finish(model, encoder, tokenizer, train_set, test_set, budget, args) -> None
         "steps": budget.step,
         "seconds": round(budget.seconds),
         "parameters": loop.parameter_count(model),
-        "arguments": vars(args),
+        "arguments": loop.settings(args),
     }
     log.info("%s", metrics)
     config = {"patch_nums": model.params.scales, "codebook": tokenizer.fingerprint}

@@ -275,7 +275,7 @@ def finish(student, rows, targets, tokenizer: ClipTextTokenizer, budget, args) -
         "steps": budget.step,
         "seconds": round(budget.seconds),
         "parameters": loop.parameter_count(student.encoder),
-        "arguments": vars(args),
+        "arguments": loop.settings(args),
     }
     log.info("%s", metrics)
     params = student.encoder.params
