@@ -3,6 +3,9 @@
 from . import host
 from .api import ComfyExtension, io
 from .classes import ClassByName, ImageNetClass
+from .interleaved import InterleavedSampler
+from .next_token import LoadNextTokenModel, NextTokenClip, TokenImageSampler
+from .next_token_prompt import MultimodalPromptNode
 from .scale import LoadScaleModel, ScaleSampler
 from .scale_text import EncodeScaleText, LoadTextEncoder
 from .tokenizer import DecodeTokens, EncodeImage, LoadImageTokenizer
@@ -22,6 +25,11 @@ NODES: list[type[io.ComfyNode]] = [
     ViewTokens,
     SaveTokens,
     LoadTokens,
+    LoadNextTokenModel,
+    NextTokenClip,
+    MultimodalPromptNode,
+    TokenImageSampler,
+    InterleavedSampler,
 ]
 
 

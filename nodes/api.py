@@ -6,5 +6,17 @@ ScaleModel = io.Custom("MMGEN_SCALE_MODEL")
 Tokenizer = io.Custom("MMGEN_TOKENIZER")
 ScalePrompt = io.Custom("MMGEN_SCALE_PROMPT")
 Tokens = io.Custom("MMGEN_IMAGE_TOKENS")
+NextTokenModel = io.Custom("MMGEN_NEXT_TOKEN_MODEL")
+Prompt = io.Custom("MMGEN_PROMPT")
 
-__all__ = ["ComfyExtension", "ScaleModel", "ScalePrompt", "Tokenizer", "Tokens", "io", "ui"]
+__all__ = [
+    "ComfyExtension",
+    "NextTokenModel",
+    "Prompt",
+    "ScaleModel",
+    "ScalePrompt",
+    "Tokenizer",
+    "Tokens",
+    "io",
+    "ui",
+]

@@ -7,13 +7,12 @@ published draws noise (its image rows were taken out), ANOLE draws.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..decoding.interleaved import Picture, tell
+from ..decoding.interleaved import tell
 from ..decoding.kv_cache import KVCache
 from ..decoding.next_token import (
     FREE,
@@ -23,13 +22,14 @@ from ..decoding.next_token import (
     uniform_noise,
     write_text,
 )
-from ..decoding.stream import Branch, Context, DecoderStream, merged
+from ..decoding.stream import Branch, Context, DecoderStream
 from ..image_tokens import ImageTokens
 from ..models.decoder import Decoder
 from ..pictures import square_crop
 from ..tokenizers.image_tokenizer import ImageTokenizer
 from ..tokenizers.text import TextTokenizer
-from .chameleon_vocabulary import Vocabulary
+from .anole import AnoleStory
+from .chameleon_vocabulary import Vocabulary, guidance_branches
 from .next_token import (
     MultimodalPrompt,
     OnStep,
@@ -43,19 +43,6 @@ from .next_token import (
 
 IMAGE_BLOCK = slice(1, 2)  # of the head: the image codes
 CONTEXT = 4096  # published; the config's max_position_embeddings where it has one
-
-
-def guidance_branches(
-    ids: Sequence[int], vocabulary: Vocabulary, text: float, image: float
-) -> list[Branch]:
-    """Chameleon's three contexts for a sequence that ends by opening a picture: all of it, its
-    pictures alone, nothing. Scores are u + image (i - u) + text (f - i)."""
-    full = torch.tensor(list(ids))
-    v = vocabulary
-    kept = v.is_picture(full) | torch.isin(full, torch.tensor([v.bos, v.boi, v.eoi]))
-    nothing = torch.tensor([v.bos, v.boi])
-    contexts = (Context(full), text), (Context(full[kept]), image - text)
-    return [Branch(*pair) for pair in (*contexts, (Context(nothing), 1 - image))]
 
 
 class ChameleonSystem:
@@ -95,6 +82,8 @@ class ChameleonSystem:
         if not any(isinstance(part, Tensor) or part.strip() for part in prompt.parts):
             raise ValueError(f"The prompt is empty: {self.name} needs a text or a picture.")
         ids = [self.vocabulary.bos]
+        if prompt.system.strip():
+            ids += self.text_tokenizer.encode(f"{prompt.system}\n")
         for index, part in enumerate(prompt.parts):
             if isinstance(part, str):
                 ids += self.text_tokenizer.encode(part)
@@ -236,10 +225,10 @@ class ChameleonSystem:
         seed: int,
         device: torch.device,
         on_token: Callable[[int, int, str], None],
-        end_turn: bool = True,
+        template: bool = True,
     ) -> str:
         with torch.inference_mode():
-            end = [self.vocabulary.turn] if end_turn else []
+            end = [self.vocabulary.turn] if template else []
             ids = self.ids_of(prompt, tokenizer, device, end)
         self.fits(len(ids) + 1, "Question and pictures")
         rules = self.text_rules(min(limit, self.context - len(ids)))
@@ -297,7 +286,7 @@ class ChameleonSystem:
 
     def story(self, ids: Sequence[int], wish: PictureWish, tokenizer: ImageTokenizer) -> Any:
         grid = self.grid(wish.size, tokenizer)
-        return ChameleonStory(self, grid, wish.guidance, wish.image_guidance, wish.max_tokens)
+        return AnoleStory(self, grid, wish.guidance, wish.image_guidance, wish.max_tokens)
 
     def picture_grid(self, ids: Sequence[int]) -> tuple[Tensor, Size] | None:
         """Codes and (width, height) in codes of the ids between begin and end of an image; None
@@ -344,49 +333,3 @@ class Following:
         watch = row_previews(plan, grid, first, self.tokenizer, self.on_step, self.device)
         if watch is not None:
             watch(done, total, tokens_Bn)
-
-
-@dataclass(frozen=True)
-class ChameleonStory:
-    """Rules of interleaved answers (ANOLE): a text step bans the image begin once a picture would
-    no longer fit; a picture has its fixed number of codes and is then closed."""
-
-    system: ChameleonSystem
-    grid: Size
-    guidance: float
-    image_guidance: float
-    longest_text: int
-    header: int = 0
-
-    @property
-    def limit(self) -> int:
-        return self.system.context
-
-    @property
-    def opening(self) -> int:
-        return self.system.vocabulary.boi
-
-    @property
-    def last_opening(self) -> int:
-        """Sequence length from which no picture may be opened."""
-        return self.limit - self.grid[0] * self.grid[1] - 2
-
-    def text(self, length: int, written: int) -> TextRules | None:
-        v, left = self.system.vocabulary, min(self.limit - length, self.longest_text - written)
-        if left <= 0:
-            return None
-        may_open = length < self.last_opening
-        if may_open:
-            left = min(left, self.last_opening - length)
-        ids = (v.eos, v.boi) if may_open else (v.eos,)
-        return TextRules((v.eos, v.boi), left, v.mask(self.system.model_vocab, *ids))
-
-    def header_rules(self) -> tuple[TextRules, TokenSampling]:
-        raise NotImplementedError("Chameleon's pictures have no header.")
-
-    def picture(self, ids: Sequence[int]) -> Picture:
-        v = self.system.vocabulary
-        plan = self.system.plan(self.grid)
-        plan = replace(plan, tokens=(*plan.tokens, v.eoi))
-        whole, *others = guidance_branches(ids, v, self.guidance, self.image_guidance)
-        return Picture(plan, whole.weight, tuple(merged(others)))

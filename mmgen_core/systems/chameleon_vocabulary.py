@@ -1,4 +1,5 @@
-"""Chameleon's vocabulary: which ids are image codes, text, and marks."""
+"""Chameleon's vocabulary: which ids are image codes, text, and marks; and the contexts that its
+guidance compares."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..decoding.stream import Branch, Context
 from ..tokenizers.text import TextTokenizer, TokenizerError
 
 CODE_NAME = re.compile(r"IMGIMG([A-J]+)Z")
@@ -96,3 +98,16 @@ def text_ids(names: Mapping[str, int]) -> tuple[int, ...]:
             if code_of(name) is None and (name == "<" or not name.startswith("<"))
         )
     )
+
+
+def guidance_branches(
+    ids: Sequence[int], vocabulary: Vocabulary, text: float, image: float
+) -> list[Branch]:
+    """Chameleon's three contexts for a sequence that ends by opening a picture: all of it, its
+    pictures alone, nothing. Scores are u + image (i - u) + text (f - i)."""
+    full = torch.tensor(list(ids))
+    v = vocabulary
+    kept = v.is_picture(full) | torch.isin(full, torch.tensor([v.bos, v.boi, v.eoi]))
+    nothing = torch.tensor([v.bos, v.boi])
+    contexts = (Context(full), text), (Context(full[kept]), image - text)
+    return [Branch(*pair) for pair in (*contexts, (Context(nothing), 1 - image))]

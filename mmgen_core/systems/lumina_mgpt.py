@@ -92,7 +92,7 @@ class LuminaSystem(ChameleonSystem):
         if prompt.pictures:
             return spaced(prompt)
         asked = TEXT_TO_IMAGE.format(*size, prompt.text) if prompt.text.strip() else ""
-        return MultimodalPrompt((asked,), memo=prompt.memo)
+        return MultimodalPrompt((asked,), prompt.system, prompt.memo)
 
     def answer(self, model, tokenizer, prompt, *arguments, **options) -> str:
         return super().answer(model, tokenizer, spaced(prompt), *arguments, **options)

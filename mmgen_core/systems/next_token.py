@@ -39,7 +39,8 @@ class MultimodalPrompt:
 
     Attributes:
         parts: texts, and pictures as float [H, W, 3] in 0..1.
-        system: instructions before all, for models that know such.
+        system: instructions before all; where a system has no place for such they stand as text
+            in front of the prompt.
         memo: what was computed of it, for further runs of the same prompt.
     """
 
@@ -191,8 +192,9 @@ class NextTokenSystem(Protocol):
         seed: int,
         device: torch.device,
         on_token: Callable[[int, int, str], None],
+        template: bool = True,
     ) -> str:
-        """A text about a prompt; ``prompt.system`` is the template's business."""
+        """A text about a prompt; without the template the model just continues it."""
 
     def memory_required(self, model: nn.Module, prompt: MultimodalPrompt, wish: PictureWish) -> int:
         """Bytes that ``draw`` needs beside the weights."""

@@ -5,30 +5,42 @@ because main.py rebinds some of them (CoreModelPatcher) at start-up.
 """
 
 from .folders import model_files, new_tokens_path, register_folders, tokens_files, tokens_path
-from .loading import ScaleModel, Tokenizer, load_scale_model, load_tokenizer
+from .loading import (
+    NextTokenModel,
+    ScaleModel,
+    Tokenizer,
+    load_next_token_model,
+    load_scale_model,
+    load_tokenizer,
+)
 from .precision import DTYPES, Precision, choose_precision, dtype_choices
 from .running import Progress, in_parts, loaded, to_output
 from .text_encoder import load_text_encoder, text_encoder_files
+from .running import Progress, StepProgress, in_parts, loaded, nothing, to_output
 from .text_model import NotAnEncoder, TextModel, show_text
 from .texts import text_features
 
 __all__ = [
     "DTYPES",
+    "NextTokenModel",
     "NotAnEncoder",
     "Precision",
     "Progress",
     "ScaleModel",
+    "StepProgress",
     "TextModel",
     "Tokenizer",
     "choose_precision",
     "dtype_choices",
     "in_parts",
+    "load_next_token_model",
     "load_scale_model",
     "load_text_encoder",
     "load_tokenizer",
     "loaded",
     "model_files",
     "new_tokens_path",
+    "nothing",
     "register_folders",
     "show_text",
     "text_encoder_files",

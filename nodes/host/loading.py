@@ -18,6 +18,7 @@ from torch import nn
 from ...mmgen_core.checkpoints.architecture import Match, load_state
 from ...mmgen_core.checkpoints.files import Checkpoint, read_checkpoint, read_file
 from ...mmgen_core.systems import identify
+from ...mmgen_core.systems.next_token import NextTokenSystem
 from ...mmgen_core.systems.var import class_names
 from ..code_map_vae import CodeMapAutoencoder
 from ..muted import muted
@@ -49,6 +50,19 @@ class Tokenizer:
     @property
     def module(self) -> nn.Module:
         return self.patcher.model.tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class NextTokenModel:
+    """A next-token model known to ComfyUI's memory manager, and how its system uses it."""
+
+    patcher: Any
+    file: str
+    system: NextTokenSystem
+
+    @property
+    def module(self) -> nn.Module:
+        return self.patcher.model
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -97,6 +111,18 @@ def load_scale_model(name: str, dtype: str) -> ScaleModel:
     devices = (device, comfy.model_management.unet_offload_device())
     patcher = _fill(match, checkpoint, precision, devices, wrap=lambda module: module)
     return ScaleModel(patcher, name, class_names(match.params, checkpoint.config))
+
+
+def load_next_token_model(name: str, dtype: str) -> NextTokenModel:
+    """A model with its text tokenizer, which is looked for beside it and in the model folders."""
+    checkpoint, match = open_checkpoint(name, "next-token model")
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
+    system = match.architecture.system(match, checkpoint, folders)
+    device = comfy.model_management.get_torch_device()
+    precision = choose_precision(dtype, device, checkpoint.tensors)
+    devices = (device, comfy.model_management.unet_offload_device())
+    patcher = _fill(match, checkpoint, precision, devices, wrap=lambda module: module)
+    return NextTokenModel(patcher, name, system)
 
 
 def load_tokenizer(name: str, dtype: str) -> Tokenizer:

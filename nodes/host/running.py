@@ -12,10 +12,12 @@ import comfy.cli_args
 import comfy.model_management
 import comfy.utils
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 from torch import Tensor
 
 _PREVIEW_SHARE = 0.2  # of the time a run has taken so far
+_BAR_SECONDS = 0.1  # between two moves of a progress bar
 T = TypeVar("T")
 
 
@@ -51,22 +53,28 @@ def to_output(image: Tensor) -> Tensor:
     )
 
 
-class Progress:
-    """An ``on_step`` of a sampler: interrupt, progress bar, and pictures of the unfinished map.
+class StepProgress:
+    """An ``on_step`` of engines that offer their own previews: interrupt, progress bar, pictures.
 
     A picture is left out where pictures have so far taken more than a fifth of the time.
     """
 
-    def __init__(self, picture: Callable[[Tensor], Tensor]):
-        self._picture = picture
+    def __init__(self) -> None:
         self._bar = comfy.utils.ProgressBar(1)
-        self._started, self._spent = time.perf_counter(), 0.0
+        self._started = self._shown = time.perf_counter()
+        self._spent = 0.0
 
-    def __call__(self, step: int, total: int, f_hat_BChw: Tensor) -> None:
+    def __call__(self, step: int, total: int, preview: Callable[[], Tensor] | None = None) -> None:
+        """``preview`` makes a picture [1, H, W, 3] in 0..1."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        self._bar.update_absolute(step, total, self._preview(f_hat_BChw))
+        now = time.perf_counter()
+        if preview is None and step < total and now - self._shown < _BAR_SECONDS:
+            return
+        self._shown = now
+        shown = None if preview is None else self._picture(preview)
+        self._bar.update_absolute(step, total, shown)
 
-    def _preview(self, f_hat_BChw: Tensor) -> tuple[str, Image.Image, int] | None:
+    def _picture(self, preview: Callable[[], Tensor]) -> tuple[str, Image.Image, int] | None:
         args = comfy.cli_args.args
         if args.preview_method == comfy.cli_args.LatentPreviewMethod.NoPreviews:
             return None
@@ -74,6 +82,21 @@ class Progress:
         begun = time.perf_counter()
         if self._spent > _PREVIEW_SHARE * (begun - self._started):
             return None
-        pixels = self._picture(f_hat_BChw)[0].mul(255).to("cpu", torch.uint8)
+        pixels = preview()[0].mul(255).to("cpu", torch.uint8)
         self._spent += time.perf_counter() - begun
         return "JPEG", Image.fromarray(pixels.numpy()), args.preview_size
+
+
+class Progress:
+    """The same for engines that report the unfinished map itself."""
+
+    def __init__(self, picture: Callable[[Tensor], Tensor]):
+        self._picture, self._progress = picture, StepProgress()
+
+    def __call__(self, step: int, total: int, f_hat_BChw: Tensor) -> None:
+        self._progress(step, total, lambda: self._picture(f_hat_BChw))
+
+
+def nothing() -> ExecutionBlocker:
+    """In the place of an output that does not exist this time: nodes behind it do not run."""
+    return ExecutionBlocker(None)
