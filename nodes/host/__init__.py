@@ -14,9 +14,8 @@ from .loading import (
     load_tokenizer,
 )
 from .precision import DTYPES, Precision, choose_precision, dtype_choices
-from .running import Progress, in_parts, loaded, to_output
-from .text_encoder import load_text_encoder, text_encoder_files
 from .running import Progress, StepProgress, in_parts, loaded, nothing, to_output
+from .text_encoder import load_text_encoder, text_encoder_files
 from .text_model import NotAnEncoder, TextModel, show_text
 from .texts import text_features
 
