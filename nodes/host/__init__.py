@@ -13,6 +13,8 @@ from .loading import (
     load_scale_model,
     load_tokenizer,
 )
+from .llm import llm_folders, load_llm
+from .loading import ScaleModel, Tokenizer, load_scale_model, load_tokenizer
 from .precision import DTYPES, Precision, choose_precision, dtype_choices
 from .running import Progress, StepProgress, in_parts, loaded, nothing, to_output
 from .text_encoder import load_text_encoder, text_encoder_files
@@ -33,6 +35,8 @@ __all__ = [
     "dtype_choices",
     "in_parts",
     "load_next_token_model",
+    "llm_folders",
+    "load_llm",
     "load_scale_model",
     "load_text_encoder",
     "load_tokenizer",
