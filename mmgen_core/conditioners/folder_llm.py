@@ -358,8 +358,12 @@ class _Run:
         if whole == spelling or state is None:
             return state is not None
         # the first bytes of a letter, where any letter may stand
-        bytes_ = b"".join(map(self._writer.bytes_of, [*self._open, token]))
-        return _begins_letter(bytes_) and state.feed("é") is not None
+        *before, added = map(self._writer.bytes_of, [*self._open, token])
+        return (
+            bool(added)
+            and _begins_letter(b"".join([*before, added]))
+            and state.feed("é") is not None
+        )
 
     def _spelling(self, token: int) -> str:
         """What a token adds to the text; its end is open where a letter is not whole."""
