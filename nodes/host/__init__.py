@@ -5,6 +5,7 @@ because main.py rebinds some of them (CoreModelPatcher) at start-up.
 """
 
 from .folders import model_files, new_tokens_path, register_folders, tokens_files, tokens_path
+from .llm import llm_folders, load_llm
 from .loading import (
     NextTokenModel,
     ScaleModel,
@@ -13,8 +14,6 @@ from .loading import (
     load_scale_model,
     load_tokenizer,
 )
-from .llm import llm_folders, load_llm
-from .loading import ScaleModel, Tokenizer, load_scale_model, load_tokenizer
 from .precision import DTYPES, Precision, choose_precision, dtype_choices
 from .running import Progress, StepProgress, in_parts, loaded, nothing, to_output
 from .text_encoder import load_text_encoder, text_encoder_files
