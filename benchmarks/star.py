@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         points = growth(model, tokenizer, device)
         p, rows = model.params, 2
         cache = KVCache.nbytes(p.depth, rows, p.heads, p.tokens, p.head_size, dtype)
-        announced, last = memory_required(model, 1, True), points[-1]
+        announced, last = memory_required(model, 1, True, SAMPLING, TEXT_LENGTH), points[-1]
         say(f"\n{side * 16} px: KV cache {cache / 1e6:.1f} MB, announced {announced / 1e6:.1f} MB")
         header = ["scales", "finest map", "tokens", "seconds", "peak MB beyond weights"]
         table(

@@ -97,7 +97,8 @@ class ScaleSampler(io.ComfyNode):
             begin = start_tokens.rows(start, stop) if part else start_tokens
             count = stop - start
             asked = prompt.expand(count) if prompt else ClassPrompt([class_id] * count)
-            needed = memory_required(model.module, count, guidance > 0)
+            length = prompt.length if prompt else 0
+            needed = memory_required(model.module, count, guidance > 0, sampling, length)
             progress = host.Progress(tokenizer.module.decode_partial)
             with host.loaded(model, tokenizer, memory_required=needed):
                 return generate(

@@ -96,6 +96,11 @@ class TextPrompt:
     def batch(self) -> int:
         return len(self.positive.hidden)
 
+    @property
+    def length(self) -> int:
+        """Positions of the longer text, padding included."""
+        return max(self.positive.hidden.shape[1], self.negative.hidden.shape[1])
+
     def expand(self, batch: int) -> TextPrompt:
         """The same prompt for every picture of a batch."""
         attended = self.attended and self.attended * batch // self.batch

@@ -274,13 +274,32 @@ def non_finite_message(model: ScaleTransformer, tokenizer: MultiScaleVQ) -> str:
     )
 
 
-def memory_required(model: ScaleTransformer, batch: int, guided: bool) -> int:
-    """Bytes a run takes beside the weights: KV cache, widest activations, logits."""
-    p, rows = model.params, batch * (1 + guided)
-    n, size = p.tokens_per_scale[-1], model.compute_dtype.itemsize
-    cache = KVCache.nbytes(
-        p.depth, rows, p.heads, p.tokens, p.width // p.heads, model.compute_dtype
-    )
-    activations = rows * n * p.width * size * (4 + 2 * p.mlp_ratio)
-    logits = (rows + 5 * batch) * n * p.vocab * 4
-    return int(cache + activations + logits)
+def memory_required(
+    model: ScaleTransformer,
+    batch: int,
+    guided: bool,
+    sampling: ScaleSampling | None = None,
+    text_length: int = 0,
+) -> int:
+    """Bytes a run takes beside the weights, all of which are announced before any is taken:
+    KV cache, what depends on class or text alone, activations and logits of the finest map, the
+    random numbers of smooth sampling.
+
+    Args:
+        text_length: positions of the encoded text, for a model that draws from words.
+    """
+    p, rows, sampling = model.params, batch * (1 + guided), sampling or ScaleSampling()
+    n, size, dtype = p.tokens_per_scale[-1], model.compute_dtype.itemsize, model.compute_dtype
+    cache = KVCache.nbytes(p.depth, rows, p.heads, p.tokens, p.head_size, dtype)
+    of_class = (6 * p.depth + 14) * p.width
+    of_text = text_length * (2 * p.depth * p.width + 3 * p.text_width)
+    condition = rows * size * (of_class if p.classes else of_text)
+    rotation = 16 if p.rotary else 0  # fp32 copies of queries and keys while they turn
+    activations = rows * n * p.width * (size * (6 + 2 * p.mlp_ratio) + rotation)
+    if p.refine_from is not None:
+        activations += 4 * rows * n * p.width * size
+    unfiltered = not sampling.top_k and not sampling.top_p
+    sorted_codes = 0 if unfiltered else min(sampling.top_k or p.vocab, p.vocab)
+    logits = n * 4 * (p.vocab * (2 * rows + 5 * batch) + 6 * batch * sorted_codes)
+    mixing = 2 * batch * p.tokens * p.vocab * 4 if sampling.smooth else 0
+    return int(cache + condition + activations + logits + mixing)
