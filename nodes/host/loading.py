@@ -24,6 +24,7 @@ from ..code_map_vae import CodeMapAutoencoder
 from ..muted import muted
 from .folders import FOLDER
 from .precision import Precision, choose_precision, quantising, tokenizer_precision
+from .tiles import tiles_that_fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,5 +164,6 @@ def _stock_vae(patcher: Any, precision: Precision) -> comfy.sd.VAE:
     vae.memory_used_decode = lambda shape, dtype: (
         2178 / 128 * width * stride**2 * shape[2] * shape[3] * bytes_per_value
     )
+    vae.decode_tiled_ = tiles_that_fit(vae.decode_tiled_)
     vae.model_size()
     return vae
