@@ -6,8 +6,11 @@ from .classes import ClassByName, ImageNetClass
 from .interleaved import InterleavedSampler
 from .next_token import LoadNextTokenModel, NextTokenClip, TokenImageSampler
 from .next_token_prompt import MultimodalPromptNode
+from .query_models import DreamQueries, DreamSigmas, LoadQueryModel
 from .scale import LoadScaleModel, ScaleSampler
 from .scale_text import EncodeScaleText, LoadTextEncoder
+from .seed_x import LoadSeedXDetokenizer, ReadSeedXPicture, SeedXConditioning, SeedXFeatures
+from .story import StoryTurn, TellStory
 from .tokenizer import DecodeTokens, EncodeImage, LoadImageTokenizer
 from .tokens import LoadTokens, SaveTokens, TokenMask, ViewTokens
 
@@ -30,6 +33,15 @@ NODES: list[type[io.ComfyNode]] = [
     MultimodalPromptNode,
     TokenImageSampler,
     InterleavedSampler,
+    LoadQueryModel,
+    DreamQueries,
+    DreamSigmas,
+    SeedXFeatures,
+    ReadSeedXPicture,
+    LoadSeedXDetokenizer,
+    SeedXConditioning,
+    StoryTurn,
+    TellStory,
 ]
 
 

@@ -8,13 +8,21 @@ ScalePrompt = io.Custom("MMGEN_SCALE_PROMPT")
 Tokens = io.Custom("MMGEN_IMAGE_TOKENS")
 NextTokenModel = io.Custom("MMGEN_NEXT_TOKEN_MODEL")
 Prompt = io.Custom("MMGEN_PROMPT")
+QueryModel = io.Custom("MMGEN_QUERY_MODEL")
+ImageFeatures = io.Custom("MMGEN_IMAGE_FEATURES")
+Detokenizer = io.Custom("MMGEN_SEED_X_DETOKENIZER")
+Story = io.Custom("MMGEN_STORY")
 
 __all__ = [
     "ComfyExtension",
+    "Detokenizer",
+    "ImageFeatures",
     "NextTokenModel",
     "Prompt",
+    "QueryModel",
     "ScaleModel",
     "ScalePrompt",
+    "Story",
     "Tokenizer",
     "Tokens",
     "io",

@@ -48,9 +48,8 @@ class Parts:
         self.language = self.load("llm/", config)
         self.queries = self.load("dream_embedding.bin/", {})(CPU)
         self.projector = self.load("stable_diffusion_head.bin/", {})
-        self.vision = self.load(
-            "clip_vision_embedding.bin/", {"num_attention_heads": clip["heads"]}
-        )
+        beside = {"vision_config": {"num_attention_heads": clip["heads"]}}
+        self.vision = self.load("clip_vision_embedding.bin/", beside)
         named = {"special_tokens2ids_dict": config.get("special_tokens2ids", {})}
         self.tokens = DreamTokens.of(None, named) if named["special_tokens2ids_dict"] else None
 

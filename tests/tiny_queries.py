@@ -61,7 +61,7 @@ def language(vocab: int, seed: int = 0) -> Decoder:
     return randomise(Decoder(language_params(vocab)), seed)
 
 
-VIT = QwenVitParams(1, 16, 2, 32, 4, 256, AttentionPoolParams(16, 24, 2, 16, 1e-6), image_size=24)
+VIT = QwenVitParams(1, 16, 2, 32, 4, 256, AttentionPoolParams(16, 24, 1, 16, 1e-6), image_size=24)
 AGENT = SeedXAgentParams(
     AttentionPoolParams(QUERIES, 32, 2, 24), AttentionPoolParams(QUERIES, 24, 2, 32)
 )

@@ -142,3 +142,23 @@ def first_bad_weight(module: nn.Module) -> str | None:
         if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
             return name
     return None
+
+
+def require_finite(values: Tensor, what: str, parts: Mapping[str, nn.Module]) -> None:
+    """Raise FloatingPointError where a result is not finite; names the weight to blame, if any.
+
+    Args:
+        what: the result, in words.
+        parts: the modules it came through, by the names that users know them under.
+    """
+    if torch.isfinite(values).all():
+        return
+    for name, module in parts.items():
+        if (weight := first_bad_weight(module)) is not None:
+            raise FloatingPointError(
+                f"{what} is not finite: {name} has NaN or infinity in {weight}. Get the file again."
+            )
+    raise FloatingPointError(
+        f"{what} is not finite though all weights are: the precision overflowed. Choose fp32 or "
+        f"bf16."
+    )

@@ -19,7 +19,7 @@ from torch import Tensor
 from .msgpack import MsgpackError, read_msgpack, starts_like_msgpack
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
-INDEX_SUFFIX = ".safetensors.index.json"
+INDEX_SUFFIX, PICKLE_INDEX_SUFFIX = ".safetensors.index.json", ".bin.index.json"
 CONSOLIDATED = re.compile(r"consolidated\.(\d\d)\.(?:pth|safetensors)")  # a model-parallel part
 MSGPACK_SUFFIX = ".msgpack"  # Unified-IO's archives are called .bin
 
@@ -78,12 +78,12 @@ def shards_of(path: Path) -> list[Path]:
     parts that lie beside one of them."""
     if CONSOLIDATED.fullmatch(path.name):
         return sorted(p for p in path.parent.iterdir() if CONSOLIDATED.fullmatch(p.name))
-    if not path.name.endswith(INDEX_SUFFIX):
+    if not path.name.endswith((INDEX_SUFFIX, PICKLE_INDEX_SUFFIX)):
         return [path]
     try:
         names = sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values()))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} is no safetensors index (no weight_map): {error}") from error
+        raise CheckpointError(f"{path} is no index of shards (no weight_map): {error}") from error
     shards = [path.parent / Path(name).name for name in names]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:

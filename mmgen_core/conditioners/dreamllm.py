@@ -7,7 +7,7 @@ it drew is both, first the dream and then what became of it, so that it goes on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from ..decoding.next_token import OnToken, TokenSampling, uniform_noise
-from ..decoding.query_spans import QuerySpan, Turn, TurnRules, tail_states, write_turn
+from ..decoding.query_spans import QuerySpan, Turn, TurnRules, seen_ids, tail_states, write_turn
 from ..decoding.stream import Context, DecoderStream, prefill
 from ..models.clip_vision import ClipVision
 from ..models.decoder import Decoder
+from ..models.dream_queries import DreamProjector, DreamQueries
 from .pictures import centre_crop
+from .story import Story
 
 PICTURE = "<image>"  # a picture's place in a prompt
 POSITIVE_PREFIX = "(best quality,extremely detailed) "  # of the published script
@@ -137,9 +139,8 @@ def with_places(text: str, pictures: Sequence[Tensor]) -> list[Words | Seen]:
     Raises:
         ValueError: more or fewer pictures than marks.
     """
+    text = with_marks(text, len(pictures))
     places = text.count(PICTURE)
-    if not places:
-        text, places = PICTURE * len(pictures) + text, len(pictures)
     if places != len(pictures):
         raise ValueError(
             f"The text has {places} places for pictures ({PICTURE}), {len(pictures)} pictures "
@@ -150,6 +151,11 @@ def with_places(text: str, pictures: Sequence[Tensor]) -> list[Words | Seen]:
         parts += [Seen(pictures[index - 1])] if index else []
         parts += [Words(words)] if words else []
     return parts
+
+
+def with_marks(text: str, count: int) -> str:
+    """A text with marks for its pictures: where it has none, in front."""
+    return text if PICTURE in text else PICTURE * count + text
 
 
 def dreaming(context: Context, tokens: DreamTokens, queries: Tensor) -> Context:
@@ -221,14 +227,17 @@ def next_turn(
     sampling: TokenSampling,
     seed: int = 0,
     on_token: OnToken | None = None,
-    on_pass: Callable[[], None] | None = None,
+    dreams: bool = True,
 ) -> Turn:
     """What follows a document up to the next dream, whose states it holds, or to its end.
 
     Args:
         limit: ids at most, those of the dream included.
+        dreams: let the model ask for pictures; without, it only writes.
     """
-    stream = DecoderStream(language, prefill(language, [context], device, on_pass), 1, limit + 1)
+    stream = DecoderStream(language, prefill(language, [context], device), 1, limit + 1)
+    allowed = tokens.writable(language.params.vocab)
+    allowed[tokens.dream_start] = dreams
     span = QuerySpan(tokens.dream_start, tokens.dream_end, queries)
     rules = TurnRules(
         (tokens.eos,),
@@ -236,6 +245,39 @@ def next_turn(
         span,
         (tokens.patch,) * len(queries),
         pause=True,
-        allowed=tokens.writable(language.params.vocab),
+        allowed=allowed,
     )
-    return write_turn(stream, rules, sampling, uniform_noise(seed, 1, limit), on_token)
+    seen = seen_ids(context, language.params.vocab)
+    return write_turn(stream, rules, sampling, uniform_noise(seed, 1, limit), on_token, seen)
+
+
+@torch.inference_mode()
+def conditions(
+    language: Decoder,
+    dream_queries: DreamQueries,
+    projector: DreamProjector,
+    tokens: DreamTokens,
+    contexts: Sequence[Context],
+    device: torch.device,
+) -> tuple[Tensor, Tensor | None]:
+    """Context [b, queries, C'] of a diffusion model for each prompt, in one pass; and the pooled
+    vectors of the SDXL variant."""
+    states = dream_states(language, tokens, dream_queries(device), contexts, device)
+    return projector(states)
+
+
+def written_turn(story: Story, turn: Turn, text: str, queries: Tensor) -> Story:
+    """A story after a turn, whose dream stays in it as the queries."""
+    at = []
+    if turn.ended == "picture":
+        first = len(turn.ids) - 1 - len(queries)
+        at = list(range(first, first + len(queries)))
+    extended = story.extended(turn.ids, queries.cpu() if at else None, at)
+    return extended.written(turn, text)
+
+
+def show_dream(story: Story, features: Tensor, image_HW3: Tensor, tokens: DreamTokens) -> Story:
+    """What became of the dream, behind it."""
+    ids = [tokens.image_start, *[tokens.patch] * len(features), tokens.image_end]
+    at = range(1, 1 + len(features))
+    return story.extended(ids, features, list(at)).illustrated(image_HW3)

@@ -51,6 +51,12 @@ def squashed(image_HW3: Tensor, side: int) -> Tensor:
     return normalised([to_pil(image_HW3).resize((side, side), BILINEAR)])
 
 
+def resized(image_HW3: Tensor, size: tuple[int, int]) -> Tensor:
+    """[height, width, 3] in 0..1 at (width, height), bicubic, without its ratio."""
+    pixels = np.asarray(to_pil(image_HW3).resize(size, BICUBIC))
+    return torch.from_numpy(pixels.copy()).float() / 255
+
+
 def centre_crop(image_HW3: Tensor, side: int) -> Tensor:
     """[1, 3, side, side]: shorter side resized, bicubic, middle cut out (CLIP, DreamLLM)."""
     picture = to_pil(image_HW3)

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from ..decoding.next_token import OnToken, TokenSampling, uniform_noise
-from ..decoding.query_spans import QuerySpan, Turn, TurnRules, tail_states, write_turn
+from ..decoding.query_spans import QuerySpan, Turn, TurnRules, seen_ids, tail_states, write_turn
 from ..decoding.stream import Context, DecoderStream, prefill
 from ..models.decoder import Decoder
-from ..models.qwen_vit import QwenVit
+from ..models.qwen_vit import QwenVit, pooled_features
+from ..models.sdxl_adapter import SdxlAdapter
 from ..models.seed_x_agent import SeedXAgent
 from .pictures import READING_GRIDS, Grid, tiles
+from .story import Story, with_features
 
 PICTURE = "{image}"  # a picture's place in a prompt
 TEMPLATES = {
@@ -31,8 +33,10 @@ TEMPLATES = {
     "ask (SEED-X)": "Question: {image}{text}\nAnswer:",
     "ask (SEED-X-I)": "[INST] {image}{text} [/INST]\n",
     "find (SEED-X)": "{image}{text} [[ <box_start>",
+    "story (SEED-X-I)": "[INST] {text} [/INST]\n",
     "plain": "{image}{text}",
 }
+ASKING = {"base": "ask (SEED-X)", "instruct": "ask (SEED-X-I)"}
 GREEDY = TokenSampling(temperature=0)  # as published
 BOX_GRID = 224
 BOX = r"<box_start>" + r"<loc-(\d+)>" * 4 + r"<box_end>"  # centre x and y, width, height
@@ -68,6 +72,12 @@ class SeedXTokens:
     def chain(self) -> tuple[int, ...]:
         """What follows once a picture is opened, each after the one before it."""
         return self.image_start, *self.image, self.image_end
+
+    def words(self, vocab: int) -> Tensor:
+        """bool [vocab]: the ids that are no part of a picture."""
+        allowed = torch.ones(vocab, dtype=torch.bool)
+        allowed[[*self.chain, self.part_start, self.part_end]] = False
+        return allowed
 
     def masked(self, scores_BV: Tensor) -> Tensor:
         """Scores of a text's next id: image tokens get 0, as published, not minus infinity."""
@@ -141,6 +151,17 @@ def prompt(
     return Context(ids, torch.cat([parts.flatten(0, 1) for parts in pictures]), at)
 
 
+def with_places(parts: Sequence[str | Tensor], text: str) -> tuple[str, list[Tensor]]:
+    """Texts and pictures, then a text, as one text with the places of the pictures.
+
+    Pictures alone get no places, so that a template's own stands, unless the text names some.
+    """
+    images = [part for part in parts if isinstance(part, Tensor)]
+    if len(images) == len(parts):
+        return text, images
+    return "".join(p if isinstance(p, str) else PICTURE for p in parts) + text, images
+
+
 def query_span(language: Decoder, tokens: SeedXTokens, device: torch.device) -> QuerySpan:
     queries = language.embed_ids(torch.tensor(tokens.image, device=device))
     return QuerySpan(tokens.image_start, tokens.image_end, queries)
@@ -164,6 +185,34 @@ def drawn_features(
 
 
 @dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """What SEED-X draws from.
+
+    Attributes:
+        features: [B, n, C]: 64 regressed ones per picture, or the 256 of a picture that was read.
+        unconditional: [1, n, C] of a picture of nothing, which the drawing is guided away from.
+    """
+
+    features: Tensor
+    unconditional: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, of_nothing: Tensor) -> ImageFeatures:
+        """With as many unconditional features as the others: means of neighbours where fewer."""
+        count = features.shape[1]
+        fewer = of_nothing if of_nothing.shape[1] == count else pooled_features(of_nothing, count)
+        return cls(features.float().cpu(), fewer.float().cpu())
+
+
+@torch.inference_mode()
+def conditions(
+    adapter: SdxlAdapter, image: ImageFeatures, device: torch.device
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """SDXL's (context, pooled) of the pictures and of nothing."""
+    return adapter(image.features.to(device)), adapter(image.unconditional.to(device))
+
+
+@dataclass(frozen=True, eq=False)
 class Answer:
     """What SEED-X wrote: the turn, and image features [n, queries, C] of its pictures."""
 
@@ -181,6 +230,7 @@ def answer(
     limit: int,
     sampling: TokenSampling = GREEDY,
     seed: int = 0,
+    pictures: bool = True,
     pause: bool = False,
     on_token: OnToken | None = None,
 ) -> Answer:
@@ -188,6 +238,7 @@ def answer(
 
     Args:
         limit: ids at most, 65 of a picture included.
+        pictures: let the model open pictures; without, it only writes.
         pause: stop after the first picture.
     """
     opened = int(context.ids[-1]) == tokens.image_start
@@ -201,14 +252,50 @@ def answer(
         tokens.image,
         opened,
         pause,
+        allowed=None if pictures else tokens.words(language.params.vocab),
         adjust=tokens.masked,
     )
-    turn = write_turn(stream, rules, sampling, uniform_noise(seed, 1, limit), on_token)
+    seen = seen_ids(context, language.params.vocab)
+    turn = write_turn(stream, rules, sampling, uniform_noise(seed, 1, limit), on_token, seen)
     return Answer(turn, agent.draw(torch.stack(turn.spans)) if turn.spans else None)
 
 
+def one_picture(found: Answer, text: str, limit: int) -> Tensor:
+    """Features [1, queries, C] of an answer's first picture, as the published scripts take.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if found.features is not None:
+        return found.features[:1]
+    if found.turn.cut:
+        raise ValueError(f"The limit of {limit} tokens fell within the picture. Raise max_tokens.")
+    raise ValueError(
+        f"SEED-X answered without a picture: {text[:200]!r}. Turn on force_picture, or ask for a "
+        f"picture in the text."
+    )
+
+
+def written_turn(story: Story, turn: Turn, text: str) -> Story:
+    """A story after a turn; its picture's tokens stand for themselves until it is shown."""
+    return story.extended(turn.ids).written(turn, text)
+
+
+def show_drawn(story: Story, parts: Tensor, image_HW3: Tensor) -> Story:
+    """The picture that was asked for last: the features of the whole take its tokens' places."""
+    end = len(story.context.ids) - 1  # the closing token
+    at = torch.arange(end - parts.shape[1], end)
+    context = with_features(story.context, parts[-1], at)
+    return replace(story, context=context).illustrated(image_HW3)
+
+
+def without_marks(text: str) -> str:
+    """A text without the marks of pictures and its own end; boxes stay."""
+    return re.sub(r"</?(img|patch|s)(_\d+)?>|<(im|dream)_\w+>", "", text)
+
+
 def readable(text: str) -> str:
-    """An answer's text without its special tokens."""
+    """An answer's text without any special tokens, as the published scripts show it."""
     return re.sub(r"<[^<>]*>", "", text).strip()
 
 

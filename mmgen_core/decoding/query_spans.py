@@ -127,12 +127,14 @@ def write_turn(
     sampling: TokenSampling,
     noise_1n: Tensor,
     on_token: OnToken | None = None,
+    seen_1V: Tensor | None = None,
 ) -> Turn:
     """Text, and at every opening id a span in one pass, until a stop, a picture or the limit.
 
     Args:
         stream: of one row and one branch.
         noise_1n: uniforms, at least ``limit``.
+        seen_1V: bool, ids in the prompt, for the repetition penalty.
     """
     ids, spans, opened = [], [], rules.opened
     forced = (*rules.span_ids, rules.span.closing)
@@ -148,7 +150,7 @@ def write_turn(
         noise = noise_1n[:, len(ids) :]
         if not len(ids) < rules.limit:
             break
-        new = _write(stream, rules, len(ids), sampling, noise, on_token)
+        new = _write(stream, rules, ids, sampling, noise, on_token, seen_1V)
         ids += new
         if new[-1] in rules.stops:
             return Turn(ids, spans, "stop")
@@ -162,12 +164,26 @@ def write_turn(
     return Turn(ids, spans, "limit")
 
 
-def _write(stream, rules: TurnRules, done: int, sampling, noise_1n, on_token) -> list[int]:
-    """Text up to the next picture; progress counts what was written before."""
+def _write(
+    stream, rules: TurnRules, before: list[int], sampling, noise_1n, on_token, seen_1V
+) -> list[int]:
+    """Text up to the next picture; progress counts and shows what was written before."""
 
     def counted(count: int, total: int, tokens: Tensor) -> None:
-        on_token(done + count, rules.limit, tokens)
+        done = torch.tensor([before], dtype=torch.int64, device=tokens.device)
+        on_token(len(before) + count, rules.limit, torch.cat([done, tokens], dim=1))
 
-    text = rules.text(rules.limit - done)
-    written = write_text(stream, text, sampling, noise_1n, None, on_token and counted)
+    seen = None
+    if seen_1V is not None:
+        seen = seen_1V.clone()
+        seen[0, before] = True
+    text = rules.text(rules.limit - len(before))
+    written = write_text(stream, text, sampling, noise_1n, seen, on_token and counted)
     return written[0].tolist()
+
+
+def seen_ids(context: Context, vocab: int) -> Tensor:
+    """bool [1, vocab]: the ids of a prompt."""
+    seen = torch.zeros(1, vocab, dtype=torch.bool)
+    seen[0, context.ids] = True
+    return seen

@@ -36,7 +36,8 @@ PROJECTOR_FILE = "stable_diffusion_head.bin"
 def recognise_vision(checkpoint: Checkpoint) -> ClipVisionParams | None:
     """Sizes of the CLIP vision tower and its projector. The tower's last layer is not run: its
     states before it are what the projector takes."""
-    shapes, config = checkpoint.shapes, checkpoint.config
+    shapes = checkpoint.shapes
+    config = checkpoint.config.get("vision_config", {})  # beside it lies the language model's own
     table = f"{VISION_PREFIX}embeddings.position_embedding.weight"
     if table not in shapes or not any(key.startswith("projector.") for key in shapes):
         return None

@@ -4,6 +4,15 @@ The only package that imports comfy or folder_paths. Names of comfy are looked u
 because main.py rebinds some of them (CoreModelPatcher) at start-up.
 """
 
+from .diffusion_models import (
+    Detokenizer,
+    check_model,
+    conditioning,
+    load_detokenizer,
+    source_latent,
+    to_outputs,
+)
+from .expansion import drawn_then, sampler_names, scheduler_names
 from .folders import model_files, new_tokens_path, register_folders, tokens_files, tokens_path
 from .llm import llm_folders, load_llm
 from .loading import (
@@ -15,6 +24,15 @@ from .loading import (
     load_tokenizer,
 )
 from .precision import DTYPES, Precision, choose_precision, dtype_choices
+from .query_models import (
+    DreamLLM,
+    QueryModel,
+    SeedX,
+    as_text_model,
+    following,
+    load_query_model,
+    prompt_style,
+)
 from .running import Progress, StepProgress, in_parts, loaded, nothing, to_output
 from .text_encoder import load_text_encoder, text_encoder_files
 from .text_model import NotAnEncoder, TextModel, show_text
@@ -22,20 +40,31 @@ from .texts import text_features
 
 __all__ = [
     "DTYPES",
+    "Detokenizer",
+    "DreamLLM",
     "NextTokenModel",
     "NotAnEncoder",
     "Precision",
     "Progress",
+    "QueryModel",
     "ScaleModel",
+    "SeedX",
     "StepProgress",
     "TextModel",
     "Tokenizer",
+    "as_text_model",
+    "check_model",
     "choose_precision",
+    "conditioning",
+    "drawn_then",
     "dtype_choices",
+    "following",
     "in_parts",
+    "load_detokenizer",
     "load_next_token_model",
     "llm_folders",
     "load_llm",
+    "load_query_model",
     "load_scale_model",
     "load_text_encoder",
     "load_tokenizer",
@@ -43,11 +72,16 @@ __all__ = [
     "model_files",
     "new_tokens_path",
     "nothing",
+    "prompt_style",
     "register_folders",
+    "sampler_names",
+    "scheduler_names",
     "show_text",
+    "source_latent",
     "text_encoder_files",
     "text_features",
     "to_output",
+    "to_outputs",
     "tokens_files",
     "tokens_path",
 ]

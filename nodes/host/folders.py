@@ -31,7 +31,7 @@ def model_files() -> list[str]:
 
 def _is_model(name: str) -> bool:
     if name.endswith(".json"):
-        return name.endswith(".safetensors.index.json")
+        return name.endswith((".safetensors.index.json", ".bin.index.json"))
     return not _SHARD.search(name)
 
 
