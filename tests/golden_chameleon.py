@@ -177,12 +177,12 @@ def prompts_of(case) -> list[list[int]]:
     return [case.inputs[key].tolist() for key in sorted(case.inputs) if key.startswith("prompt")]
 
 
-def case_model(case) -> Decoder:
-    names = names_of(case)
-    codes = Vocabulary.of(names).codes
-    return model_of(
-        case.folder, load_file(case.folder / "weights.safetensors"), case.spec["config"], codes
-    )
+def case_model(case, codes: int = 0, more: tuple[str, ...] = ()) -> Decoder:
+    """The model of a case; ``more`` are tensors of its file that belong to the recording."""
+    tensors = load_file(case.folder / "weights.safetensors")
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in more}
+    codes = codes or Vocabulary.of(names_of(case)).codes
+    return model_of(case.folder, tensors, case.spec["config"], codes)
 
 
 SETTINGS = {"temp": 0.7, "top_p": 0.9, "repetition_penalty": 1.2}

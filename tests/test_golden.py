@@ -11,6 +11,7 @@ import fnmatch
 import importlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,10 @@ class Case:
         self.inputs = {k[6:]: v for k, v in tensors.items() if k.startswith("input.")}
         self.expected = {k[7:]: v for k, v in tensors.items() if k.startswith("expect.")}
         self.noise = {k[6:]: v for k, v in tensors.items() if k.startswith("noise.")}
-        known = len(self.inputs) + len(self.expected) + len(self.noise)
+        # What a recorded run did on the way, fed in again and compared by its runner.
+        self.recorded = {k: v for k, v in tensors.items() if re.match(r"iter\d+\.", k)}
+        parts = (self.inputs, self.expected, self.noise, self.recorded)
+        known = sum(map(len, parts))
         assert known == len(tensors), "tensors of unknown kind"
 
 
