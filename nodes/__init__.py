@@ -3,7 +3,9 @@
 from . import host
 from .api import ComfyExtension, io
 from .classes import ClassByName, ImageNetClass
+from .flow import FlowSampler, FlowStory
 from .interleaved import InterleavedSampler
+from .masked import Extrapolate, LoadMaskedModel, MaskedClip, MaskedSampler
 from .next_token import LoadNextTokenModel, NextTokenClip, TokenImageSampler
 from .next_token_prompt import MultimodalPromptNode
 from .query_models import DreamQueries, DreamSigmas, LoadQueryModel
@@ -42,6 +44,12 @@ NODES: list[type[io.ComfyNode]] = [
     SeedXConditioning,
     StoryTurn,
     TellStory,
+    LoadMaskedModel,
+    MaskedSampler,
+    Extrapolate,
+    MaskedClip,
+    FlowSampler,
+    FlowStory,
 ]
 
 

@@ -6,6 +6,7 @@ ScaleModel = io.Custom("MMGEN_SCALE_MODEL")
 Tokenizer = io.Custom("MMGEN_TOKENIZER")
 ScalePrompt = io.Custom("MMGEN_SCALE_PROMPT")
 Tokens = io.Custom("MMGEN_IMAGE_TOKENS")
+MaskedModel = io.Custom("MMGEN_MASKED_MODEL")
 NextTokenModel = io.Custom("MMGEN_NEXT_TOKEN_MODEL")
 Prompt = io.Custom("MMGEN_PROMPT")
 QueryModel = io.Custom("MMGEN_QUERY_MODEL")
@@ -17,6 +18,7 @@ __all__ = [
     "ComfyExtension",
     "Detokenizer",
     "ImageFeatures",
+    "MaskedModel",
     "NextTokenModel",
     "Prompt",
     "QueryModel",

@@ -224,6 +224,11 @@ class LookupFreeTokenizer(nn.Module):
         """Picture [B, H, W, 3] in 0..1 of tokens of any grid."""
         return self.decode_features(self.features(tokens, device))
 
+    def preview(self, codes_Bhw: Tensor) -> Tensor:
+        """The first picture of codes of which some are not known yet (below 0)."""
+        signs = ids_to_signs(codes_Bhw[:1].clamp(min=0), self.params.bits)
+        return self.decode_partial(signs * (codes_Bhw[:1] >= 0)[:, None])
+
     def decode_partial(self, signs_BKhw: Tensor, side: int = 16) -> Tensor:
         """Preview of an unfinished code map, of which unknown codes are all zeros: the first
         picture, at most ``side`` codes wide."""

@@ -16,13 +16,16 @@ from .expansion import drawn_then, sampler_names, scheduler_names
 from .folders import model_files, new_tokens_path, register_folders, tokens_files, tokens_path
 from .llm import llm_folders, load_llm
 from .loading import (
+    MaskedModel,
     NextTokenModel,
     ScaleModel,
     Tokenizer,
+    load_masked_model,
     load_next_token_model,
     load_scale_model,
     load_tokenizer,
 )
+from .picture_features import clip_features
 from .precision import DTYPES, Precision, choose_precision, dtype_choices
 from .query_models import (
     DreamLLM,
@@ -42,6 +45,7 @@ __all__ = [
     "DTYPES",
     "Detokenizer",
     "DreamLLM",
+    "MaskedModel",
     "NextTokenModel",
     "NotAnEncoder",
     "Precision",
@@ -57,10 +61,12 @@ __all__ = [
     "choose_precision",
     "conditioning",
     "drawn_then",
+    "clip_features",
     "dtype_choices",
     "following",
     "in_parts",
     "load_detokenizer",
+    "load_masked_model",
     "load_next_token_model",
     "llm_folders",
     "load_llm",

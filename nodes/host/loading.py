@@ -18,8 +18,10 @@ from torch import nn
 from ...mmgen_core.checkpoints.architecture import Match, load_state
 from ...mmgen_core.checkpoints.files import Checkpoint, read_checkpoint, read_file
 from ...mmgen_core.systems import identify
+from ...mmgen_core.systems.masked_models import text_of_masked
 from ...mmgen_core.systems.next_token import NextTokenSystem
 from ...mmgen_core.systems.var import class_names
+from ...mmgen_core.tokenizers.text import TextTokenizer
 from ..code_map_vae import CodeMapAutoencoder
 from ..muted import muted
 from .folders import FOLDER
@@ -60,6 +62,19 @@ class NextTokenModel:
     patcher: Any
     file: str
     system: NextTokenSystem
+
+    @property
+    def module(self) -> nn.Module:
+        return self.patcher.model
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedModel:
+    """A masked or flow model known to ComfyUI's memory manager, and its text tokenizer."""
+
+    patcher: Any
+    file: str
+    text: TextTokenizer
 
     @property
     def module(self) -> nn.Module:
@@ -124,6 +139,18 @@ def load_next_token_model(name: str, dtype: str) -> NextTokenModel:
     devices = (device, comfy.model_management.unet_offload_device())
     patcher = _fill(match, checkpoint, precision, devices, wrap=lambda module: module)
     return NextTokenModel(patcher, name, system)
+
+
+def load_masked_model(name: str, dtype: str) -> MaskedModel:
+    """Show-o, or Transfusion in either layout, with the text tokenizer that lies beside it."""
+    checkpoint, match = open_checkpoint(name, "masked or flow model")
+    device = comfy.model_management.get_torch_device()
+    precision = choose_precision(dtype, device, checkpoint.tensors)
+    devices = (device, comfy.model_management.unet_offload_device())
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
+    text = text_of_masked(match.params, checkpoint.path, folders)
+    patcher = _fill(match, checkpoint, precision, devices, wrap=lambda module: module)
+    return MaskedModel(patcher, name, text)
 
 
 def load_tokenizer(name: str, dtype: str) -> Tokenizer:
