@@ -51,17 +51,18 @@ def text_tokenizer(
     checkpoint: Path,
     folders: Sequence[Path],
 ) -> TextTokenizer:
-    """The text tokenizer beside a model; bytes for a model of 256 text ids without one.
+    """The text tokenizer beside a model; bytes for a model of 256 ids of text without one.
 
     Raises:
         TokenizerError: none found, or one with more tokens than the model has ids.
     """
     flow = isinstance(params, FlowTransformerParams)
     ids = params.text_vocab if flow else params.decoder.vocab
+    of_bytes = (params.text_vocab if flow else params.bos) == 256
     try:
         tokenizer = load_text_tokenizer(find_text_tokenizer(checkpoint, folders))
     except TokenizerError:
-        if ids != 256:
+        if not of_bytes:
             raise
         return ByteTokenizer()
     if len(tokenizer) > ids:
