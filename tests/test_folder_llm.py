@@ -9,9 +9,10 @@ import tiny_llm
 import torch
 
 from mmgen_core.checkpoints.files import CheckpointError
-from mmgen_core.conditioners.folder_llm import LlmWriter, is_llm_folder, read_llm
+from mmgen_core.conditioners.folder_llm import is_llm_folder, read_llm
 from mmgen_core.conditioners.layout import parse
 from mmgen_core.conditioners.layout.grammar import LayoutGrammar
+from mmgen_core.conditioners.llm_writer import LlmWriter
 from mmgen_core.conditioners.text_writer import TextRequest, TextSettings
 
 CPU = torch.device("cpu")

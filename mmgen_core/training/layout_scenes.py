@@ -17,7 +17,8 @@ NOUNS = (
     "flower rose sunflower tulip tree palm-tree cactus leaf mushroom apple pear lemon banana "
     "pineapple strawberry tomato carrot bread burger pizza egg cake cookie ice-cream sun moon "
     "cloud rainbow snowflake snowman fire umbrella car taxi bus truck train bicycle plane "
-    "helicopter rocket boat house castle church mountain volcano book gift bell candle key hammer pencil "
+    "helicopter rocket boat house castle church mountain volcano book gift bell candle key "
+    "hammer pencil "
     "crown ring hat guitar trumpet camera clock ball trophy bomb balloon lamp robot ghost face "
     "bottle cup chair table door window lighthouse bridge boy girl woman man"
 ).split()

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ...mmgen_core.checkpoints.files import CheckpointError
-from ...mmgen_core.conditioners.folder_llm import LlmWriter, is_llm_folder, read_llm
+from ...mmgen_core.conditioners.folder_llm import is_llm_folder, read_llm
+from ...mmgen_core.conditioners.llm_writer import LlmWriter
 from .folders import FOLDER
 from .precision import DTYPES
 from .text_model import TextModel
