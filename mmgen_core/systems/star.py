@@ -119,6 +119,9 @@ def publish(state: Mapping[str, Tensor], params: ScaleTransformerParams) -> dict
             tensors |= {f"{stem}{p}_bias": part for p, part in parts.items() if p != "k"}
             tensors[f"{stem}zero_k_bias"] = parts["k"]
             continue
+        if key == "pos_embed.weight":
+            tensors["pos_1LC"] = tensor[None].contiguous()
+            continue
         for ours, file in theirs.items():
             if key.startswith(ours) or f".{ours}" in key:
                 key = key.replace(ours, file)

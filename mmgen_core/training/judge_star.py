@@ -81,6 +81,7 @@ HELD_OUT_SHOWN = (
 )
 
 
+@torch.inference_mode()
 def draw(model, tokenizer, encoder: TextEncoder, texts: Sequence[str], seed: int, args) -> Tensor:
     """Pictures [N, 3, H, W] in -1..1, picture i with seed + i."""
     sampling = ScaleSampling(args.guidance, args.top_k, args.top_p)
