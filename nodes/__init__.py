@@ -15,6 +15,7 @@ from .seed_x import LoadSeedXDetokenizer, ReadSeedXPicture, SeedXConditioning, S
 from .story import StoryTurn, TellStory
 from .tokenizer import DecodeTokens, EncodeImage, LoadImageTokenizer
 from .tokens import LoadTokens, SaveTokens, TokenMask, ViewTokens
+from .unified_io import FitMap, UnifiedIOFind, UnifiedIOTask
 
 NODES: list[type[io.ComfyNode]] = [
     LoadScaleModel,
@@ -50,6 +51,9 @@ NODES: list[type[io.ComfyNode]] = [
     MaskedClip,
     FlowSampler,
     FlowStory,
+    UnifiedIOTask,
+    UnifiedIOFind,
+    FitMap,
 ]
 
 

@@ -28,7 +28,8 @@ class UnifiedIOParams:
     """Attributes:
     text_vocab: ids of texts and places; image codes follow, the last text id starts a picture.
     text_limit: places for a prompt's text; grid: patches of its picture.
-    answer_limit: places for an answer's text; target_grid: codes of a drawn picture.
+    answer_limit: places for an answer's text; target_grid: codes of a drawn picture, of ``stride``
+    pixels each.
     """
 
     stack: StackParams
@@ -40,6 +41,11 @@ class UnifiedIOParams:
     text_limit: int = 256
     target_grid: tuple[int, int] = (16, 16)
     answer_limit: int = 256
+    stride: int = 16
+
+    @property
+    def codes(self) -> int:
+        return self.image_vocab
 
     @property
     def vocab(self) -> int:
@@ -112,7 +118,7 @@ class UnifiedIO(nn.Module):
         )
 
     @property
-    def device(self) -> torch.device:
+    def run_device(self) -> torch.device:
         """Where the run happens: where the host put a raw parameter."""
         return self.encoder_relative.text.device
 
@@ -179,7 +185,7 @@ class Target:
 
     def __init__(self, model: UnifiedIO, kind: str, limit: int = 1):
         self.model, self.kind, self.params = model, kind, model.params
-        self.compute_dtype, self.device = model.compute_dtype, model.device
+        self.compute_dtype, self.device = model.compute_dtype, model.run_device
         image = kind == "image"
         self.start = (0, self.params.image_start) if image else (0,)
         self.text, self.codes = limit, math.prod(self.params.target_grid) if image else 0

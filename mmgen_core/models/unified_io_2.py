@@ -48,7 +48,8 @@ def image_blocks(vocab: int, codes: int) -> tuple[int, ...]:
 class UnifiedIO2Params:
     """Attributes:
     codes: of the image tokenizer; the ids before the codes are start and mask.
-    grid: patches of the main picture; history_grid: of a frame; target_grid: codes drawn.
+    grid: patches of the main picture; history_grid: of a frame; target_grid: codes drawn, of
+    ``stride`` pixels each.
     text_limit: most tokens of a prompt, and of an answer.
     """
 
@@ -62,6 +63,11 @@ class UnifiedIO2Params:
     history_grid: tuple[int, int] = (16, 16)
     target_grid: tuple[int, int] = (32, 32)
     text_limit: int = 512
+    stride: int = 8
+
+    @property
+    def answer_limit(self) -> int:
+        return self.text_limit
 
     @property
     def patch(self) -> int:
@@ -142,7 +148,7 @@ class UnifiedIO2(nn.Module):
         )
 
     @property
-    def device(self) -> torch.device:
+    def run_device(self) -> torch.device:
         """Where the run happens: where the host put a raw parameter."""
         return self.modality["text"].device
 
@@ -159,8 +165,9 @@ class UnifiedIO2(nn.Module):
     def embed_image(self, image: Patches) -> EncoderInput:
         """The main pictures: patches [B, P, V]."""
         p = self.params
-        features = self.vision(image.values, image.mask, image.places, p.grid)
-        x = self.image_project(torch.cat(features, dim=-1).to(self.compute_dtype))
+        values = image.values.to(self.compute_dtype)
+        features = self.vision(values, image.mask, image.places, p.grid)
+        x = self.image_project(torch.cat(features, dim=-1))
         stretch = math.sqrt(math.prod(p.target_grid) / math.prod(p.grid))
         rows, columns = image.places // p.grid[1], image.places % p.grid[1]
         rotary = rotary_2d(rows * stretch, columns * stretch, p.stack.head_size)
@@ -171,8 +178,8 @@ class UnifiedIO2(nn.Module):
         p, (B, K) = self.params, history.values.shape[:2]
         flat = (t.flatten(0, 1) for t in (history.values, history.mask, history.places))
         values, mask, places = flat
-        features, _ = self.vision(values, mask, places, p.history_grid)
-        latents = self.resampler(self.history_project(features.to(self.compute_dtype)), mask)
+        features, _ = self.vision(values.to(self.compute_dtype), mask, places, p.history_grid)
+        latents = self.resampler(self.history_project(features), mask)
         x = self.marked(self.history_out(latents).view(B, K * p.history.latents, -1), "history")
         frame = torch.arange(K, device=x.device)[:, None].expand(-1, p.history.latents)
         latent = torch.arange(p.history.latents, device=x.device).expand_as(frame)
@@ -182,14 +189,14 @@ class UnifiedIO2(nn.Module):
 
     def embed_prompt(self, prompt: Prompt) -> EncoderInput:
         """One prompt, S tokens, none of them masked."""
-        parts = [self.embed_text(prompt.ids[None].to(self.device))]
+        parts = [self.embed_text(prompt.ids[None].to(self.run_device))]
         for pictures, embed in (
             (prompt.image, self.embed_image),
             (prompt.history, self.embed_history),
         ):
             if pictures is not None:
                 fields = (pictures.values, pictures.mask, pictures.places)
-                parts.append(embed(Patches(*(t[None].to(self.device) for t in fields))))
+                parts.append(embed(Patches(*(t[None].to(self.run_device) for t in fields))))
         return EncoderInput.joined(parts).compact()
 
     def encode(self, given: EncoderInput) -> Tensor:
@@ -209,7 +216,7 @@ class Target:
 
     def __init__(self, model: UnifiedIO2, kind: str):
         self.model, self.kind, self.params = model, kind, model.params
-        self.compute_dtype, self.device = model.compute_dtype, model.device
+        self.compute_dtype, self.device = model.compute_dtype, model.run_device
         self.head = model.image_head if kind == "image" else nn.ModuleList([model.text_head])
         self.start = (0,)
 
@@ -220,7 +227,7 @@ class Target:
         given = model.embed_prompt(prompt)
         cross = model.decoder.cross(model.encode(given), given.rotary)
         sizes = (stack.decoder_depth, 1, stack.heads, len(self.start), stack.head_size)
-        return CrossCache(*sizes, self.compute_dtype, model.device, cross=cross)
+        return CrossCache(*sizes, self.compute_dtype, model.run_device, cross=cross)
 
     def embed_ids(self, ids: Tensor) -> Tensor:
         table = self.model.text_embed if self.kind == "text" else self.model.image_embed

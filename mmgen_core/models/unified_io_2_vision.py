@@ -98,15 +98,17 @@ class VisionEncoder(nn.Module):
     def forward(
         self, patches_BPV: Tensor, mask_BP: Tensor, places_BP: Tensor, grid: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Features [B, P, C] after the last block and after the second one.
+        """Features [B, P, C] after the last block and after the second one, in the dtype of the
+        patches.
 
         Args:
             mask_BP: True where a patch shows something; the class token is always seen.
             places_BP: row-major place of each patch in the grid.
         """
-        B, table = len(patches_BPV), self.positions(grid, patches_BPV.device)
-        start = self.class_embed.to(table).expand(B, 1, -1) + table[:1]
-        x = self.patch(patches_BPV.to(table.dtype)) + table[1:][places_BP]
+        x, B = self.patch(patches_BPV), len(patches_BPV)
+        table = self.positions(grid, x.device).to(x.dtype)
+        start = self.class_embed.to(x).expand(B, 1, -1) + table[:1]
+        x = x + table[1:][places_BP]
         x = self.norm(torch.cat([start, x], dim=1))
         bias = pair_bias(F.pad(mask_BP.bool(), (1, 0), value=True), x.dtype)
         second = x

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -218,6 +218,18 @@ def draw_plan(
             on_token(0, len(plan.tokens), torch.zeros(wish.batch, 0, dtype=torch.int64))
 
     prefix = prompt.memo.prefix(model, branches, device, stop_if_asked)
+    return draw_prefix(model, prefix, weights, plan, wish, on_token)
+
+
+def draw_prefix(
+    model: Any,
+    prefix: Prefix,
+    weights: Sequence[float],
+    plan: PicturePlan,
+    wish: PictureWish,
+    on_token: OnToken | None = None,
+) -> Tensor:
+    """The same of prompts that were read: a decoder-only transformer's, or an encoder's."""
     noise = uniform_noise(wish.seed, wish.batch, len(plan.tokens))
     if wish.speculation is None:
         stream = DecoderStream(model, prefix, wish.batch, len(plan.tokens))

@@ -17,6 +17,7 @@ from ..checkpoints.architecture import Architecture
 from ..checkpoints.files import Checkpoint, CheckpointError
 from ..models.encoder_decoder import StackParams
 from ..models.unified_io import UnifiedIO, UnifiedIOParams
+from .unified_io_system import unified_io_system
 from .var import count_of
 
 ORIGIN = "https://ai2-prior-uio.s3.us-west-2.amazonaws.com/public/model-weights-bin/base_1000k.bin"
@@ -60,6 +61,7 @@ def recognise(checkpoint: Checkpoint) -> UnifiedIOParams | None:
         text_limit=text,
         target_grid=_grid(checkpoint, "decoder/position_embedding/embedding", answer),
         answer_limit=answer,
+        stride=2 ** (count_of(shapes, VQGAN + r"encoder/down_(\d+)_") - 1),
     )
 
 
@@ -172,6 +174,7 @@ ARCHITECTURES = (
         module=UnifiedIO,
         convert=convert,
         publish=publish,
+        system=unified_io_system,
         licence=LICENCE,
         origin=ORIGIN,
         ignored={

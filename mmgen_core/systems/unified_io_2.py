@@ -18,6 +18,7 @@ from ..checkpoints.files import Checkpoint
 from ..models.encoder_decoder import StackParams
 from ..models.unified_io_2 import UnifiedIO2, UnifiedIO2Params, image_blocks
 from ..models.unified_io_2_vision import ResamplerParams, VisionParams
+from .unified_io_system import unified_io_2_system
 from .var import count_of
 
 ORIGIN = "https://huggingface.co/allenai/uio2-large (also -xl, -xxl, and -bfloat16 of each)"
@@ -62,6 +63,7 @@ def recognise(checkpoint: Checkpoint) -> UnifiedIO2Params | None:
         history_grid=_grid(t5, "default_image_history_vit_size", 256, image_patch),
         target_grid=_grid(t5, "default_image_size", 256, target_patch),
         text_limit=t5.get("encoder_max_text_length", 512),
+        stride=target_patch,
     )
 
 
@@ -262,6 +264,7 @@ ARCHITECTURES = (
         module=UnifiedIO2,
         convert=convert,
         publish=publish,
+        system=unified_io_2_system,
         licence=LICENCE,
         origin=ORIGIN,
         ignored={

@@ -88,11 +88,12 @@ def fit(image_HWC: Tensor, placement: Placement) -> tuple[Tensor, Tensor]:
 
 def clear_region(mask_SS: Tensor, placement: Placement, box_xyxy: Tensor) -> Tensor:
     """The mask without a region of the picture, in its pixels (in-painting)."""
-    longest = max(placement.height, placement.width)
-    region = (box_xyxy.double() / longest * placement.side).round().int().tolist()
-    x1, y1, x2, y2 = region
+    x1, y1, x2, y2 = box_xyxy.double().tolist()
+    corners = placement.boxes_to_frame(torch.tensor([y1, x1, y2, x2], dtype=torch.float64))
+    # Unified-IO rounds, Unified-IO 2 cuts.
+    top, left, bottom, right = (corners if placement.centred else corners.round()).int().tolist()
     mask = mask_SS.clone()
-    mask[y1:y2, x1:x2] = False
+    mask[top:bottom, left:right] = False
     return mask
 
 

@@ -38,7 +38,7 @@ from .query_models import (
 )
 from .running import Progress, StepProgress, in_parts, loaded, nothing, to_output
 from .text_encoder import load_text_encoder, text_encoder_files
-from .text_model import NotAnEncoder, TextModel, show_text
+from .text_model import FollowText, NotAnEncoder, TextModel, show_text
 from .texts import text_features
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Detokenizer",
     "DreamLLM",
     "MaskedModel",
+    "FollowText",
     "NextTokenModel",
     "NotAnEncoder",
     "Precision",

@@ -8,7 +8,7 @@ from pathlib import Path
 import folder_paths
 
 FOLDER = "mmgen"
-EXTENSIONS = {".safetensors", ".json", ".pth", ".pt", ".bin", ".ckpt"}
+EXTENSIONS = {".safetensors", ".json", ".pth", ".pt", ".bin", ".ckpt", ".msgpack"}
 TOKENS_FOLDER, TOKENS_SUFFIX = "tokens", ".tokens.safetensors"
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
