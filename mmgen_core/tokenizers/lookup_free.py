@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..image_tokens import ImageTokens
 from .autoencoder import Downsample, Middle, ResidualBlock, Upsample
+from .image_tokenizer import ImageTokenizer, to_picture
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def lookup_free_fingerprint(state: Mapping[str, Tensor]) -> str:
     return f"look-up-free {2 ** weight.shape[1]} {digest}"
 
 
-class LookupFreeTokenizer(nn.Module):
+class LookupFreeTokenizer(ImageTokenizer):
     """Convolutional autoencoder whose codes are signs.
 
     Latents are fp32 maps [B, bits, h, w] of -1 and 1; pictures are [B, H, W, 3] in 0..1.
@@ -160,7 +161,6 @@ class LookupFreeTokenizer(nn.Module):
         self.params, self.compute_dtype = params, dtype or torch.float32
         self.encoder = Encoder(params, operations, dtype=dtype, device=device)
         self.decoder = Decoder(params, operations, dtype=dtype, device=device)
-        self.fingerprint = "unnamed"
 
     @property
     def stride(self) -> int:
@@ -180,14 +180,7 @@ class LookupFreeTokenizer(nn.Module):
         Raises:
             ValueError: a side is no multiple of the stride.
         """
-        H, W = image_BHWC.shape[1:3]
-        if H % self.stride or W % self.stride:
-            raise ValueError(
-                f"The picture is {W} x {H} pixels; this tokenizer needs sides that are multiples "
-                f"of {self.stride}. Resize or crop it first."
-            )
-        image = image_BHWC[..., :3].permute(0, 3, 1, 2).to(self.compute_dtype) * 2 - 1
-        return self.encoder(image).float()
+        return self.encoder(self.encoder_input(image_BHWC)).float()
 
     def encode(self, image_BHWC: Tensor) -> ImageTokens:
         """Tokens of pictures [B, H, W, 3] in 0..1: one map of codes."""
@@ -208,21 +201,13 @@ class LookupFreeTokenizer(nn.Module):
         if tokens.features is not None:
             return tokens.features.to(device)
         ids = tokens.ids[-1]
-        lowest, highest = int(ids.min()), int(ids.max())
-        if lowest < 0 or highest >= self.params.vocab:
-            raise ValueError(
-                f"Token ids must lie in 0..{self.params.vocab - 1}, found {lowest}..{highest}."
-            )
+        self.check_ids([ids])
         return ids_to_signs(ids.to(device), self.params.bits)
 
     def decode_features(self, signs_BKhw: Tensor) -> Tensor:
         """Picture [B, H, W, 3] in 0..1, fp32, of a code map [B, bits, h, w]."""
         image = self.decoder(signs_BKhw.to(self.compute_dtype))
-        return image.float().clamp(-1, 1).add_(1).mul_(0.5).permute(0, 2, 3, 1)
-
-    def decode(self, tokens: ImageTokens, device: torch.device | None = None) -> Tensor:
-        """Picture [B, H, W, 3] in 0..1 of tokens of any grid."""
-        return self.decode_features(self.features(tokens, device))
+        return to_picture(image)
 
     def preview(self, codes_Bhw: Tensor) -> Tensor:
         """The first picture of codes of which some are not known yet (below 0)."""

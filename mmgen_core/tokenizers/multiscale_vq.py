@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..image_tokens import ImageTokens
 from .autoencoder import AutoencoderParams, Decoder, Encoder
+from .image_tokenizer import ImageTokenizer, to_picture
 from .resample import area_resample
 from .residual_quantizer import ResidualQuantizer
 
@@ -50,7 +51,7 @@ def proportional_sizes(scales: Sequence[int], grid: tuple[int, int]) -> list[tup
     return [*sizes, tuple(grid)]
 
 
-class MultiScaleVQ(nn.Module):
+class MultiScaleVQ(ImageTokenizer):
     """Convolutional autoencoder with a multi-scale residual quantiser in between.
 
     Latents are fp32 code maps f_hat [B, C, h, w]; pictures are [B, H, W, 3] in 0..1.
@@ -80,7 +81,6 @@ class MultiScaleVQ(nn.Module):
             device,
             operations,
         )
-        self.fingerprint = ""  # named by the loader, which sees the weights
 
     @property
     def stride(self) -> int:
@@ -113,14 +113,7 @@ class MultiScaleVQ(nn.Module):
         Raises:
             ValueError: a side is no multiple of the stride.
         """
-        H, W = image_BHWC.shape[1:3]
-        if H % self.stride or W % self.stride:
-            raise ValueError(
-                f"The picture is {W} x {H} pixels; this tokenizer needs sides that are multiples "
-                f"of {self.stride}. Resize or crop it first."
-            )
-        image = image_BHWC[..., :3].permute(0, 3, 1, 2).to(self.compute_dtype) * 2 - 1
-        return self.quant_conv(self.encoder(image)).float()
+        return self.quant_conv(self.encoder(self.encoder_input(image_BHWC))).float()
 
     def encode(self, image_BHWC: Tensor, scales: Sequence[int] | None = None) -> ImageTokens:
         """Tokens of pictures [B, H, W, 3] in 0..1.
@@ -149,19 +142,13 @@ class MultiScaleVQ(nn.Module):
         tokens.check_codebook(self.fingerprint)
         if tokens.features is not None:
             return tokens.features.to(device)
-        highest = max(int(ids.max()) for ids in tokens.ids)
-        if highest >= self.params.vocab or min(int(ids.min()) for ids in tokens.ids) < 0:
-            raise ValueError(f"Token ids must lie in 0..{self.params.vocab - 1}, found {highest}.")
+        self.check_ids(tokens.ids)
         return self.quantize.partial_sums([ids.to(device) for ids in tokens.ids])[-1]
 
     def decode_features(self, f_hat_BChw: Tensor) -> Tensor:
         """Picture [B, H, W, 3] in 0..1, fp32, of a code map [B, C, h, w]."""
         image = self.decoder(self.post_quant_conv(f_hat_BChw.to(self.compute_dtype)))
-        return image.float().clamp_(-1, 1).add_(1).mul_(0.5).permute(0, 2, 3, 1)
-
-    def decode(self, tokens: ImageTokens, device: torch.device | None = None) -> Tensor:
-        """Picture [B, H, W, 3] in 0..1 of tokens."""
-        return self.decode_features(self.features(tokens, device))
+        return to_picture(image)
 
     def decode_partial(self, f_hat_BChw: Tensor, side: int = 16) -> Tensor:
         """Preview of an unfinished code map: the first picture, at most ``side`` codes wide."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..image_tokens import ImageTokens
 from .autoencoder import AutoencoderParams, Decoder, Encoder
+from .image_tokenizer import ImageTokenizer, to_picture
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -121,7 +122,7 @@ class Codebook(nn.Module):
         return self.embedding(ids_Bhw).float().permute(0, 3, 1, 2).contiguous()
 
 
-class VQGAN(nn.Module):
+class VQGAN(ImageTokenizer):
     """Convolutional autoencoder with one map of codes in between; any size that is a multiple
     of the stride. Latents are fp32 code maps [B, C, h, w]; pictures are [B, H, W, 3] in 0..1.
     """
@@ -142,7 +143,6 @@ class VQGAN(nn.Module):
         self.quant_conv = operations.Conv2d(latent, codes, 1, **kw)
         self.post_quant_conv = operations.Conv2d(codes, latent, 1, **kw)
         self.quantize = Codebook(params.vocab, codes, device, operations)
-        self.fingerprint = ""  # named by the loader, which sees the weights
 
     @property
     def stride(self) -> int:
@@ -162,14 +162,7 @@ class VQGAN(nn.Module):
         Raises:
             ValueError: a side is no multiple of the stride.
         """
-        H, W = image_BHWC.shape[1:3]
-        if H % self.stride or W % self.stride:
-            raise ValueError(
-                f"The picture is {W} x {H} pixels; this tokenizer needs sides that are multiples "
-                f"of {self.stride}. Resize or crop it first."
-            )
-        image = image_BHWC[..., :3].permute(0, 3, 1, 2).to(self.compute_dtype) * 2 - 1
-        return self.quant_conv(self.encoder(image)).float()
+        return self.quant_conv(self.encoder(self.encoder_input(image_BHWC))).float()
 
     def encode(self, image_BHWC: Tensor) -> ImageTokens:
         """Tokens of pictures [B, H, W, 3] in 0..1."""
@@ -188,11 +181,7 @@ class VQGAN(nn.Module):
         """
         tokens.check_codebook(self.fingerprint)
         ids = tokens.ids[-1]
-        if int(ids.max()) >= self.params.vocab or int(ids.min()) < 0:
-            raise ValueError(
-                f"Token ids must lie in 0..{self.params.vocab - 1}, found {int(ids.min())} to "
-                f"{int(ids.max())}."
-            )
+        self.check_ids([ids])
         return self.quantize.lookup(ids.to(device))
 
     def decode_features(self, codes_BChw: Tensor) -> Tensor:
@@ -208,11 +197,7 @@ class VQGAN(nn.Module):
                 "with the decoder; the tokens stay valid."
             )
         image = self.decoder(self.post_quant_conv(codes_BChw.to(self.compute_dtype)))
-        return image.float().clamp_(-1, 1).add_(1).mul_(0.5).permute(0, 2, 3, 1)
-
-    def decode(self, tokens: ImageTokens, device: torch.device | None = None) -> Tensor:
-        """Picture [B, H, W, 3] in 0..1 of tokens."""
-        return self.decode_features(self.features(tokens, device))
+        return to_picture(image)
 
     def decode_partial(self, ids_hw: Tensor, done: int) -> Tensor:
         """Preview [1, H, W, 3] of a picture of which the first ``done`` codes of the map

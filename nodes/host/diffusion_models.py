@@ -18,8 +18,9 @@ from ...mmgen_core.checkpoints.files import CheckpointError
 from ...mmgen_core.models.sdxl_adapter import SdxlAdapter
 from ...mmgen_core.systems.seed_x import UNET_PREFIX
 from .folders import FOLDER
+from .loading import ManagedModel
 from .precision import DTYPES
-from .query_models import Part, load_part
+from .query_models import load_part
 from .running import to_output
 
 SDXL_CONTEXT = 2048
@@ -29,7 +30,7 @@ SDXL_CONTEXT = 2048
 class Detokenizer:
     """SEED-X's adapter, known to ComfyUI's memory manager."""
 
-    part: Part
+    part: ManagedModel
     edits: bool  # its UNet takes a picture's latent beside the noisy one
 
     @property

@@ -30,12 +30,11 @@ from .tiles import tiles_that_fit
 
 
 @dataclass(frozen=True, eq=False)
-class ScaleModel:
-    """A next-scale model known to ComfyUI's memory manager."""
+class ManagedModel:
+    """A model known to ComfyUI's memory manager."""
 
     patcher: Any
     file: str
-    classes: tuple[str, ...]  # names, in label order
 
     @property
     def module(self) -> nn.Module:
@@ -43,42 +42,35 @@ class ScaleModel:
 
 
 @dataclass(frozen=True, eq=False)
-class Tokenizer:
-    """An image tokenizer known to the memory manager, and the same as a stock VAE."""
+class ScaleModel(ManagedModel):
+    """A next-scale model."""
 
-    patcher: Any
-    file: str
+    classes: tuple[str, ...]  # names, in label order
+
+
+@dataclass(frozen=True, eq=False)
+class NextTokenModel(ManagedModel):
+    """A next-token model, and how its system uses it."""
+
+    system: NextTokenSystem
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedModel(ManagedModel):
+    """A masked or flow model, and its text tokenizer."""
+
+    text: TextTokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer(ManagedModel):
+    """An image tokenizer, and the same as a stock VAE."""
+
     vae: comfy.sd.VAE
 
     @property
     def module(self) -> nn.Module:
         return self.patcher.model.tokenizer
-
-
-@dataclass(frozen=True, eq=False)
-class NextTokenModel:
-    """A next-token model known to ComfyUI's memory manager, and how its system uses it."""
-
-    patcher: Any
-    file: str
-    system: NextTokenSystem
-
-    @property
-    def module(self) -> nn.Module:
-        return self.patcher.model
-
-
-@dataclass(frozen=True, eq=False)
-class MaskedModel:
-    """A masked or flow model known to ComfyUI's memory manager, and its text tokenizer."""
-
-    patcher: Any
-    file: str
-    text: TextTokenizer
-
-    @property
-    def module(self) -> nn.Module:
-        return self.patcher.model
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -120,37 +112,38 @@ def _fill(
     return patcher
 
 
+def fill_transformer(checkpoint: Checkpoint, match: Match, dtype: str) -> Any:
+    """The patcher of a model that runs where ComfyUI runs its diffusion models."""
+    device = comfy.model_management.get_torch_device()
+    kept = {k: v for k, v in checkpoint.tensors.items() if not match.architecture.is_ignored(k)}
+    precision = choose_precision(dtype, device, kept)
+    devices = (device, comfy.model_management.unet_offload_device())
+    return _fill(match, checkpoint, precision, devices, wrap=lambda module: module)
+
+
+def model_folders() -> list[Path]:
+    """Where files that belong to a model are looked for, beside the model's own folder."""
+    return [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
+
+
 def load_scale_model(name: str, dtype: str) -> ScaleModel:
     checkpoint, match = open_checkpoint(name, "scale model")
-    device = comfy.model_management.get_torch_device()
-    precision = choose_precision(dtype, device, checkpoint.tensors)
-    devices = (device, comfy.model_management.unet_offload_device())
-    patcher = _fill(match, checkpoint, precision, devices, wrap=lambda module: module)
+    patcher = fill_transformer(checkpoint, match, dtype)
     return ScaleModel(patcher, name, class_names(match.params, checkpoint.config))
 
 
 def load_next_token_model(name: str, dtype: str) -> NextTokenModel:
     """A model with its text tokenizer, which is looked for beside it and in the model folders."""
     checkpoint, match = open_checkpoint(name, "next-token model")
-    folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
-    system = match.architecture.system(match, checkpoint, folders)
-    device = comfy.model_management.get_torch_device()
-    precision = choose_precision(dtype, device, checkpoint.tensors)
-    devices = (device, comfy.model_management.unet_offload_device())
-    patcher = _fill(match, checkpoint, precision, devices, wrap=lambda module: module)
-    return NextTokenModel(patcher, name, system)
+    system = match.architecture.system(match, checkpoint, model_folders())
+    return NextTokenModel(fill_transformer(checkpoint, match, dtype), name, system)
 
 
 def load_masked_model(name: str, dtype: str) -> MaskedModel:
     """Show-o, or Transfusion in either layout, with the text tokenizer that lies beside it."""
     checkpoint, match = open_checkpoint(name, "masked or flow model")
-    device = comfy.model_management.get_torch_device()
-    precision = choose_precision(dtype, device, checkpoint.tensors)
-    devices = (device, comfy.model_management.unet_offload_device())
-    folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
-    text = text_of_masked(match.params, checkpoint.path, folders)
-    patcher = _fill(match, checkpoint, precision, devices, wrap=lambda module: module)
-    return MaskedModel(patcher, name, text)
+    text = text_of_masked(match.params, checkpoint.path, model_folders())
+    return MaskedModel(fill_transformer(checkpoint, match, dtype), name, text)
 
 
 def load_tokenizer(name: str, dtype: str) -> Tokenizer:

@@ -24,7 +24,8 @@ from ...mmgen_core.tokenizers.added_tokens import AddedTokens
 from ...mmgen_core.tokenizers.text import find_text_tokenizer, load_text_tokenizer
 from . import loading
 from .folders import FOLDER
-from .precision import QUANTISED, choose_precision
+from .loading import ManagedModel
+from .precision import QUANTISED
 from .text_model import FollowText, TextModel
 
 AUTO = "auto"
@@ -34,25 +35,13 @@ SEED_X_TOKENIZER = "cvlm_llama2_tokenizer_100img_and_224loc_addpatch"
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """A module known to ComfyUI's memory manager."""
-
-    patcher: Any
-    file: str
-
-    @property
-    def module(self) -> nn.Module:
-        return self.patcher.model
-
-
-@dataclass(frozen=True, eq=False)
 class QueryModel:
     """A language model that draws by queries, with what belongs to it."""
 
-    language: Part
+    language: ManagedModel
     text: AddedTokens
     positions: int
-    vision: Part | None
+    vision: ManagedModel | None
 
     @property
     def patcher(self) -> Any:
@@ -62,7 +51,7 @@ class QueryModel:
         """For ComfyUI, which protects the models of a running prompt."""
         return [part.patcher for part in self.parts().values()]
 
-    def parts(self) -> dict[str, Part]:
+    def parts(self) -> dict[str, ManagedModel]:
         parts = {"the language model": self.language, "the vision encoder": self.vision}
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -72,16 +61,16 @@ class QueryModel:
 
 @dataclass(frozen=True, eq=False)
 class SeedX(QueryModel):
-    agent: Part
+    agent: ManagedModel
     tokens: SeedXTokens
     name = "SEED-X"
     # What the vision encoder says of a picture of nothing; of its weights alone.
     memo: dict[str, Tensor] = field(default_factory=dict)
 
-    def parts(self) -> dict[str, Part]:
+    def parts(self) -> dict[str, ManagedModel]:
         return super().parts() | {"the agent": self.agent}
 
-    def needs_vision(self, what: str) -> Part:
+    def needs_vision(self, what: str) -> ManagedModel:
         if self.vision is None:
             raise ValueError(
                 f"{what} needs SEED-X's vision encoder, and none was found. Copy qwen_vit_G.pt "
@@ -93,12 +82,12 @@ class SeedX(QueryModel):
 
 @dataclass(frozen=True, eq=False)
 class DreamLLM(QueryModel):
-    queries: Part
-    projector: Part
+    queries: ManagedModel
+    projector: ManagedModel
     tokens: DreamTokens
     name = "DreamLLM"
 
-    def parts(self) -> dict[str, Part]:
+    def parts(self) -> dict[str, ManagedModel]:
         own = {"dream_embedding": self.queries, "stable_diffusion_head": self.projector}
         return super().parts() | own
 
@@ -142,7 +131,7 @@ def load_query_model(name: str, agent: str, vision: str, dtype: str) -> QueryMod
     if agent == AUTO and is_dreamllm(path):
         return _load_dreamllm(path, dtype)
     agent_path = _path(agent) if agent != AUTO else agent_file(path)
-    vision_path = _path(vision) if vision != AUTO else vit_file(path, _folders())
+    vision_path = _path(vision) if vision != AUTO else vit_file(path, loading.model_folders())
     agent_part, _ = load_part(agent_path, "resamplers", dtype)
     language, checkpoint = load_part(path, "next-token model", dtype)
     vision_part = vision_path and load_part(vision_path, "vision encoder", dtype)[0]
@@ -181,29 +170,24 @@ def _path(name: str) -> Path:
     return Path(folder_paths.get_full_path_or_raise(FOLDER, name))
 
 
-def _folders() -> list[Path]:
-    return [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
-
-
-def load_part(path: Path, kind: str, dtype: str) -> tuple[Part, Checkpoint]:
+def load_part(path: Path, kind: str, dtype: str) -> tuple[ManagedModel, Checkpoint]:
     """One file, in the chosen precision; what is not the language model is never 8-bit."""
     checkpoint = read_checkpoint(path, loading._read)
     match = identify(checkpoint, kind)
-    device = comfy.model_management.get_torch_device()
     own = dtype if kind == "next-token model" or dtype not in QUANTISED else AUTO
-    kept = {k: v for k, v in checkpoint.tensors.items() if not match.architecture.is_ignored(k)}
-    precision = choose_precision(own, device, kept)
-    devices = (device, comfy.model_management.unet_offload_device())
-    patcher = loading._fill(match, checkpoint, precision, devices, wrap=lambda module: module)
-    return Part(patcher, path.name), checkpoint
+    patcher = loading.fill_transformer(checkpoint, match, own)
+    return ManagedModel(patcher, path.name), checkpoint
 
 
 def _text(path: Path, names: str, strip: bool = False) -> AddedTokens:
-    more = [folder / SEED_X_TOKENIZER for folder in [*path.resolve().parents[:3], *_folders()]]
+    more = [
+        folder / SEED_X_TOKENIZER
+        for folder in [*path.resolve().parents[:3], *loading.model_folders()]
+    ]
     return AddedTokens(load_text_tokenizer(find_text_tokenizer(path, more)), names, strip)
 
 
-def _check_widths(language: Part, widths: dict[str, int]) -> None:
+def _check_widths(language: ManagedModel, widths: dict[str, int]) -> None:
     width = language.module.params.width
     for file, found in widths.items():
         if found != width:
@@ -213,7 +197,7 @@ def _check_widths(language: Part, widths: dict[str, int]) -> None:
             )
 
 
-def _report(language: Part, name: str) -> None:
+def _report(language: ManagedModel, name: str) -> None:
     """Say in numbers whether the language model will be streamed, and what that means."""
     device = language.patcher.load_device
     size = comfy.model_management.module_size(language.module)
