@@ -37,6 +37,7 @@ class MultimodalPromptNode(io.ComfyNode):
                         min=0,
                         max=50,
                     ),
+                    tooltip="Pictures of the prompt; a new slot appears with every connection.",
                 ),
                 io.String.Input(
                     "system_prompt",

@@ -11,10 +11,19 @@ import importlib
 import json
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from template_parts import Node, Template
-from workflow_forms import inputs_of, is_widget, to_api
+from workflow_forms import (
+    AUTOGROW,
+    DYNAMIC_COMBO,
+    grown_type,
+    inputs_of,
+    is_widget,
+    option_inputs,
+    to_api,
+)
 
 TESTS = Path(__file__).resolve().parent
 WORKFLOWS = TESTS.parent / "workflows"
@@ -67,7 +76,7 @@ def to_ui(template: Template, object_info: dict[str, dict], files: dict) -> dict
 
 def _ui_node(node: Node, order: int, definition: dict, links: list, files: dict) -> dict:
     inputs, values, unused = [], [], dict(node.values)
-    for name, kind, options in inputs_of(definition):
+    for name, kind, options in expanded(definition, node.values):
         value = unused.pop(name, options.get("default"))
         linked = isinstance(value, tuple)
         entry = {"name": name, "type": kind, "link": None}
@@ -104,6 +113,18 @@ def _ui_node(node: Node, order: int, definition: dict, links: list, files: dict)
         "properties": properties_of(node.kind, files),
         "widgets_values": values,
     }
+
+
+def expanded(definition: dict, values: dict) -> Iterator[tuple[str, str, dict]]:
+    """The inputs of a node with these values: what a chosen option adds, slots that have grown."""
+    for name, kind, options in inputs_of(definition):
+        if kind == AUTOGROW:
+            slots = [slot for slot in values if slot.startswith(f"{name}.")]
+            yield from ((slot, grown_type(options), {}) for slot in slots)
+            continue
+        yield name, kind, options
+        if kind == DYNAMIC_COMBO:
+            yield from option_inputs(name, options, values[name])
 
 
 def _ui_note(node_id: int, text: str, position, size) -> dict:
