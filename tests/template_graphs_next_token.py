@@ -21,8 +21,9 @@ FILE = "mmgen_demo_chameleon.safetensors"  # model and image tokenizer in one
 DEMO = {"guidance": 3.0, "image_guidance": 1.2, "temperature": 0.7, "top_k": 0, "top_p": 0.9}
 MODELS_NOTE = f"""## Models
 
-The demo model in this pack is a tiny Chameleon that draws emoji-like pictures of 64 x 64 pixels, so \
-the workflow runs at once. It knows some 300 motifs in two styles, *noto style* and *fluent style*.
+The demo model in this pack is a tiny Chameleon that draws emoji-like pictures of 64 x 64 pixels, \
+so the workflow runs at once. It knows some 300 motifs in two styles, *noto style* and *fluent \
+style*.
 
 For real pictures put the whole folder of a model into `ComfyUI/models/mmgen` and choose its index \
 (or `consolidated.pth`) in **Load Next-Token Model**:
@@ -30,8 +31,8 @@ For real pictures put the whole folder of a model into `ComfyUI/models/mmgen` an
 - [Lumina-mGPT-7B-768]({LUMINA}) (14 GB, with `tokenizer.json`; copy that file into the folders of \
 its variants): *size* to taste, *guidance* 4, *temperature* 1, *top_k* 2000, *top_p* 0
 - [Anole-7b-v0.1]({ANOLE}) (14 GB): *guidance* 3, *temperature* 0.7, *top_p* 0.9
-- [chameleon-7b]({CHAMELEON}) reads pictures and writes; what it draws is noise, for its image rows \
-were taken out
+- [chameleon-7b]({CHAMELEON}) reads pictures and writes; what it draws is noise, for its image \
+rows were taken out
 
 and in **Load Image Tokenizer** the VQGAN that all of them share: \
 [model.safetensors]({VQGAN}/resolve/main/model.safetensors) (0.3 GB) or `vqgan.ckpt` of ANOLE's \
