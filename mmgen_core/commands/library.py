@@ -94,11 +94,11 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 
 def _run_main(package: str, arguments: argparse.Namespace) -> int:
-    names = _names(package)
-    if arguments.name not in names:
+    names, name = _names(package), arguments.name.replace("-", "_")
+    if name not in names:
         known = ", ".join(names) or "none yet"
         raise CommandError(f"{package} has no {arguments.name!r}; there are: {known}")
-    return importlib.import_module(f"{package}.{arguments.name}").main(arguments.rest) or 0
+    return importlib.import_module(f"{package}.{name}").main(arguments.rest) or 0
 
 
 def _names(package: str) -> list[str]:
