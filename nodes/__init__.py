@@ -3,6 +3,7 @@
 from . import host
 from .api import ComfyExtension, io
 from .classes import ClassByName, ImageNetClass
+from .dialogue import DialogueTurn
 from .flow import FlowSampler, FlowStory
 from .interleaved import InterleavedSampler
 from .masked import Extrapolate, LoadMaskedModel, MaskedClip, MaskedSampler
@@ -54,6 +55,7 @@ NODES: list[type[io.ComfyNode]] = [
     UnifiedIOTask,
     UnifiedIOFind,
     FitMap,
+    DialogueTurn,
 ]
 
 

@@ -7,6 +7,7 @@ Tokenizer = io.Custom("MMGEN_TOKENIZER")
 ScalePrompt = io.Custom("MMGEN_SCALE_PROMPT")
 Tokens = io.Custom("MMGEN_IMAGE_TOKENS")
 MaskedModel = io.Custom("MMGEN_MASKED_MODEL")
+Dialogue = io.Custom("MMGEN_DIALOGUE")
 NextTokenModel = io.Custom("MMGEN_NEXT_TOKEN_MODEL")
 Prompt = io.Custom("MMGEN_PROMPT")
 QueryModel = io.Custom("MMGEN_QUERY_MODEL")
@@ -17,6 +18,7 @@ Story = io.Custom("MMGEN_STORY")
 __all__ = [
     "ComfyExtension",
     "Detokenizer",
+    "Dialogue",
     "ImageFeatures",
     "MaskedModel",
     "NextTokenModel",

@@ -2,8 +2,8 @@
 
 Objectives of arXiv 2408.12528 section 3: masked codes are predicted where they stand (share of
 masks cosine of a uniform number, the text dropped from a tenth of the rows), and answers to
-questions about a picture by next token. The tokenizer is frozen; every drawing of the curated core
-(`core_motifs`) is tokenised once, mirrored too.
+questions about a picture by next token. The tokenizer is frozen; every drawing of some groups of
+the curated core (`core_motifs`) is tokenised once.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ FILE = "mmgen_demo_show_o.safetensors"
 END = "<|endoftext|>"
 TEXT_DROP = 0.1
 FULL_NAME = 0.5  # of the captions: one of the first two, the full name and the style
+GROUPS = "heart,shape,face,animal,plant,fruit,food,sky"
 QUESTIONS = ("What is this?", "What do you see?", "What is in the picture?", "Name this drawing.")
 
 
@@ -82,13 +83,12 @@ def tokenise(
     text: TextTokenizer,
     device: torch.device,
 ) -> Tokenised:
-    """Every drawing and its mirror image."""
-    pixels = np.stack([one.picture for one in drawings])
-    pixels = torch.from_numpy(np.concatenate([pixels, pixels[:, :, ::-1]]))
+    """Every drawing."""
+    pixels = torch.from_numpy(np.stack([one.picture for one in drawings]))
     codes = [tokenizer.encode(rows.to(device).float() / 255).ids[0] for rows in pixels.split(64)]
     prompts = [[text.encode(caption) for caption in one.captions] for one in drawings]
     answers = [text.encode(answer_of(one)) for one in drawings]
-    return Tokenised(torch.cat(codes).flatten(1), prompts * 2, answers * 2)
+    return Tokenised(torch.cat(codes).flatten(1), prompts, answers)
 
 
 class Batches:
@@ -169,13 +169,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     loop.add_run_arguments(parser)
     parser.add_argument("--tokenizer", default="models/mmgen_demo_magvit.safetensors")
     parser.add_argument("--side", type=int, default=64)
+    parser.add_argument("--groups", default=GROUPS, help="of motifs that are learned")
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--heads", type=int, default=6)
     parser.add_argument("--text-vocab", type=int, default=768)
-    parser.add_argument("--prompt-tokens", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=24, help="drawings to complete")
-    parser.add_argument("--questions", type=int, default=6, help="rows of a batch besides")
+    parser.add_argument("--prompt-tokens", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=20, help="drawings to complete")
+    parser.add_argument("--questions", type=int, default=4, help="rows of a batch besides")
     parser.add_argument("--question-weight", type=float, default=0.3)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--decay", type=float, default=0.02)
@@ -220,7 +221,8 @@ def main(argv: list[str] | None = None) -> int:
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = load_model(args.tokenizer, device)
-    drawings = captioned_drawings(args.side, "core", "train", args.cache)
+    core = captioned_drawings(args.side, "core", "train", args.cache)
+    drawings = [one for one in core if one.group in args.groups.split(",")]
     words = (out / FILE).with_suffix(".tokenizer.json")
     text = train_text_tokenizer(texts_of(drawings), args.text_vocab, words)
     model = build(args, tokenizer, text).to(device)
