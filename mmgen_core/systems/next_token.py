@@ -7,6 +7,7 @@ nothing else, so a new system needs this and an ``Architecture`` that names it.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -63,7 +64,7 @@ class Memo:
 
     def __init__(self) -> None:
         self.codes: dict[tuple[str, int, Size], Tensor] = {}
-        self._prefix: tuple[int, Prefix] | None = None
+        self._prefix: tuple[weakref.ref[nn.Module], Prefix] | None = None
 
     def prefix(
         self,
@@ -76,10 +77,10 @@ class Memo:
         contexts = [branch.context for branch in branches]
         if self._prefix is not None:
             owner, known = self._prefix
-            if owner == id(model) and known.serves(contexts):
+            if owner() is model and known.serves(contexts):
                 return moved(known, device)
         found = prefill(model, contexts, device, on_pass)
-        self._prefix = (id(model), moved(found, torch.device("cpu")))
+        self._prefix = (weakref.ref(model), moved(found, torch.device("cpu")))
         return found
 
 
