@@ -47,8 +47,8 @@ MIT, the weights name no licence):
 in `text_encoder/` of its repository ({SD21_URL}) and in `CLIP/text_encoder/` of STAR's. The stock \
 **Load CLIP** and **Load Checkpoint** (with an SD 2.1 checkpoint) give the same encoder.
 
-Set the sampler to *guidance* 4, *top_k* 600, *top_p* 0.8 for them; the values here suit the demo \
-model."""
+Set the sampler to *guidance* 4, *top_k* 600, *top_p* 0.8 and *own_attention* off for them; the \
+values here suit the demo model."""
 
 
 def star(name: str) -> tuple[Template, Node, Node, Node]:
@@ -69,6 +69,7 @@ def encoded(t: Template, position, clip: Node, text: str, title=None, negative: 
         clip=clip[0],
         text=text,
         negative=negative,
+        own_attention=True,
     )
 
 
