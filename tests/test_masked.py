@@ -245,5 +245,5 @@ def test_bad_input_is_named(model, tokenizer):
 def test_a_weight_that_is_no_number_is_named(tokenizer):
     model = tiny_masked.show_o_model()
     model.decoder.norm.weight.data[0] = torch.nan
-    with pytest.raises(ValueError, match="NaN or infinity in decoder.norm.weight"):
+    with pytest.raises(FloatingPointError, match="NaN or infinity in decoder.norm.weight"):
         painted(model, tokenizer)

@@ -151,14 +151,18 @@ def require_finite(values: Tensor, what: str, parts: Mapping[str, nn.Module]) ->
         what: the result, in words.
         parts: the modules it came through, by the names that users know them under.
     """
-    if torch.isfinite(values).all():
-        return
+    if not torch.isfinite(values).all():
+        raise non_finite(what, parts)
+
+
+def non_finite(what: str, parts: Mapping[str, nn.Module]) -> FloatingPointError:
+    """The error for a result that is not finite; names the weight to blame, if any."""
     for name, module in parts.items():
         if (weight := first_bad_weight(module)) is not None:
-            raise FloatingPointError(
+            return FloatingPointError(
                 f"{what} is not finite: {name} has NaN or infinity in {weight}. Get the file again."
             )
-    raise FloatingPointError(
+    return FloatingPointError(
         f"{what} is not finite though all weights are: the precision overflowed. Choose fp32 or "
         f"bf16."
     )

@@ -18,6 +18,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from ..checkpoints.architecture import non_finite
 from ..models.decoder import Segment
 from ..models.show_o import ShowO
 from .kv_cache import KVCache
@@ -223,5 +224,5 @@ def draw_codes(
             last = step + 1 == sampling.steps
             on_step(step + 1, sampling.steps, drawn if last else codes_BN)
     if not torch.isfinite(checksum):
-        raise FloatingPointError("The model's scores are not finite.")
+        raise non_finite("What the model scored", {"its file": prompts.model})
     return drawn

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checkpoints.architecture import first_bad_weight
+from ..checkpoints.architecture import non_finite
 from ..conditioners.scale_prompt import ClassPrompt, TextPrompt, TextRows
 from ..image_tokens import ImageTokens
 from ..models.scale_transformer import ScaleCondition, ScaleTransformer
@@ -86,7 +86,8 @@ def generate(
         tokens on the CPU; under ``smooth`` with the mixed code map as features.
 
     Raises:
-        ValueError: a class, tokens or a combination that cannot be; a non-finite result.
+        ValueError: a class, tokens or a combination that cannot be.
+        FloatingPointError: a result that is not finite.
     """
     check_pair(model, tokenizer)
     check_mode(model, sampling)
@@ -205,7 +206,8 @@ class _Run:
 
     def result(self) -> ImageTokens:
         if not torch.isfinite(self.logit_sum + self.f_hat.sum()):
-            raise ValueError(non_finite_message(self.model, self.tokenizer))
+            parts = {"the scale model": self.model, "the tokenizer": self.tokenizer}
+            raise non_finite("The picture", parts)
         features = self.f_hat.cpu() if self.sampling.smooth else None
         ids = tuple(ids.cpu() for ids in self.ids)
         return ImageTokens(ids, self.tokenizer.fingerprint, features=features)
@@ -262,16 +264,6 @@ def prompt_rows(
 def model_device(model: ScaleTransformer) -> torch.device:
     """Where the run happens: where the host put the start position, a raw parameter."""
     return model.pos_start.device
-
-
-def non_finite_message(model: ScaleTransformer, tokenizer: MultiScaleVQ) -> str:
-    for part, module in (("scale model", model), ("tokenizer", tokenizer)):
-        if (name := first_bad_weight(module)) is not None:
-            return f"The picture is not finite: the {part} file has NaN or infinity in {name}."
-    return (
-        f"The picture is not finite though all weights are: {model.compute_dtype} overflowed. "
-        f"Choose fp32 or bf16."
-    )
 
 
 def memory_required(

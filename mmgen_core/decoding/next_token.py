@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..checkpoints.architecture import non_finite
 from .noise import row_generators
 from .sampling import draw, filter_logits
 from .stream import Stream
@@ -155,14 +156,14 @@ def draw_pictures(
         stream.push(tokens_Bn[:, i : i + 1])
         if on_token is not None:
             on_token(i + 1, total, tokens_Bn[:, : i + 1])
-    check_finite(checksum)
+    check_finite(checksum, stream.model)
     return tokens_Bn
 
 
-def check_finite(checksum: Tensor) -> None:
+def check_finite(checksum: Tensor, model: nn.Module) -> None:
     """Scores may hold -inf for forbidden ids, but no NaN; one look per run."""
     if torch.isnan(checksum):
-        raise FloatingPointError("The model's scores are not finite.")
+        raise non_finite("What the model scored", {"its file": model})
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def write_text(
                 take_back(stream, tokens_Bn[:, : i + 1], end)
                 tokens_Bn = tokens_Bn[:, :end]
                 break
-    check_finite(checksum)
+    check_finite(checksum, stream.model)
     return tokens_Bn
 
 

@@ -147,7 +147,7 @@ def draw_picture(
         state.advance()
         if on_token is not None:
             on_token(state.done, len(plan.tokens), state.tokens[None, : state.done])
-    check_finite(reader.checksum)
+    check_finite(reader.checksum, stream.model)
     stream.push(state.tokens[None, state.done - 1 :])  # read up to the token before it
     return state.tokens[None]
 

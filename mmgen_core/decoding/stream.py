@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models.decoder import Decoder, Segment
 from .kv_cache import KVCache
@@ -126,6 +126,7 @@ class Stream(Protocol):
     """Branches that grow by the same tokens, for B pictures or texts side by side."""
 
     batch: int
+    model: nn.Module
 
     def push(self, ids_Bn: Tensor) -> None:
         """Append tokens; they are read when the hidden state is asked for."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.architecture import first_bad_weight
 from ..conditioners.show_o_prompt import codes_to_redraw, drawing_ids
 from ..decoding.kv_cache import KVCache
 from ..decoding.masked import UNKNOWN, MaskedSampling, Prompts
@@ -171,16 +170,14 @@ def paint(
     """Pictures of a text: all that is unknown of ``canvas_of`` drawn.
 
     Raises:
-        ValueError: an over-long text, a canvas smaller than what the model draws, bad weights.
+        ValueError: an over-long text, a canvas smaller than what the model draws.
+        FloatingPointError: scores that are not finite.
     """
     windows = windows_of((canvas_Bhw == UNKNOWN).any(0), model.params.side)
     prompts = read_prompts(model, text, painting, device)
     shown = Shown(tokenizer, device, on_step)
-    canvas = run(
-        model,
-        tokenizer,
-        lambda: painting.painter(model.params).fill(prompts, canvas_Bhw.to(device), windows, shown),
-    )
+    painter = painting.painter(model.params)
+    canvas = painter.fill(prompts, canvas_Bhw.to(device), windows, shown)
     return ImageTokens((canvas.cpu(),), tokenizer.fingerprint)
 
 
@@ -241,12 +238,8 @@ def extrapolate(
     for step, windows in zip(steps, plan, strict=True):
         canvas, _ = extend(canvas, step.direction, model.params.side, offset)
         prompts = read_prompts(model, step.text, painting, device)
-        wide, first = canvas, done
-
-        def fill(prompts=prompts, wide=wide, windows=windows, first=first) -> Tensor:
-            return painter.fill(prompts, wide, windows, shown, first, total)
-
-        canvas, done = run(model, tokenizer, fill), done + len(windows)
+        canvas = painter.fill(prompts, canvas, windows, shown, done, total)
+        done += len(windows)
     return ImageTokens((canvas.cpu(),), tokenizer.fingerprint)
 
 
@@ -257,22 +250,6 @@ def read_prompts(
     prompt = drawing_ids(p, text)
     empty = drawing_ids(p, []) if painting.sampling.guidance > 0 else None
     return Prompts(model, [prompt] * painting.count, empty, p.image_tokens, device)
-
-
-def run(model: ShowO, tokenizer: LookupFreeTokenizer, fill: Callable[[], Tensor]) -> Tensor:
-    """The canvas of ``fill``; scores that are not finite are explained."""
-    try:
-        return fill()
-    except FloatingPointError as error:
-        for part, module in (("Show-o", model), ("tokenizer", tokenizer)):
-            if (name := first_bad_weight(module)) is not None:
-                raise ValueError(
-                    f"The scores are not finite: the {part} file has NaN or infinity in {name}."
-                ) from error
-        raise ValueError(
-            f"The scores are not finite though all weights are: {model.compute_dtype} "
-            f"overflowed. Choose fp32 or bf16."
-        ) from error
 
 
 class Shown:
