@@ -12,7 +12,10 @@ from .next_token_prompt import MultimodalPromptNode
 from .query_models import DreamQueries, DreamSigmas, LoadQueryModel
 from .scale import LoadScaleModel, ScaleSampler
 from .scale_text import EncodeScaleText, LoadTextEncoder
+from .seed import EncodeSeed, LoadSeedTokenizer, SeedCondition, SeedEmbedding
+from .seed_edit import EditSeedTokens, MixSeedTokens
 from .seed_x import LoadSeedXDetokenizer, ReadSeedXPicture, SeedXConditioning, SeedXFeatures
+from .small_diffusion import LoadSmallDiffusion
 from .story import StoryTurn, TellStory
 from .tokenizer import DecodeTokens, EncodeImage, LoadImageTokenizer
 from .tokens import LoadTokens, SaveTokens, TokenMask, ViewTokens
@@ -56,6 +59,13 @@ NODES: list[type[io.ComfyNode]] = [
     UnifiedIOFind,
     FitMap,
     DialogueTurn,
+    LoadSeedTokenizer,
+    LoadSmallDiffusion,
+    EncodeSeed,
+    SeedCondition,
+    SeedEmbedding,
+    MixSeedTokens,
+    EditSeedTokens,
 ]
 
 

@@ -7,7 +7,7 @@ import torch
 from ..mmgen_core.decoding.next_token import TokenSampling
 from ..mmgen_core.systems.next_token import MultimodalPrompt, PictureWish
 from . import host
-from .api import NextTokenModel, Prompt, Tokenizer, io
+from .api import NextTokenModel, Prompt, Tokenizer, Tokens, io
 from .inputs import sampling_inputs, seed_input
 from .next_token import ALIASES, PUBLISHED, check_prompt, chosen_size, guidance_inputs, size_inputs
 
@@ -47,6 +47,13 @@ class InterleavedSampler(io.ComfyNode):
                     "texts",
                     is_output_list=True,
                     tooltip="The texts between the pictures, one by one.",
+                ),
+                Tokens.Output(
+                    "tokens",
+                    display_name="image tokens",
+                    is_output_list=True,
+                    tooltip="The pictures as tokens, one by one; those of SEED-LLaMA become "
+                    "pictures by Stable Diffusion, behind SEED Tokens to Image Embedding.",
                 ),
             ],
         )
@@ -95,8 +102,14 @@ class InterleavedSampler(io.ComfyNode):
             )
             with torch.inference_mode():
                 features = [tokenizer.module.features(tokens, device) for tokens in told.pictures]
-        images = [tokenizer.vae.decode(codes) for codes in features]
-        return io.NodeOutput(told.marked(), images or [host.nothing()], told.texts or [""])
+        has_pixels = not isinstance(tokenizer, host.SeedCodec)
+        images = [tokenizer.vae.decode(codes) for codes in features] if has_pixels else []
+        return io.NodeOutput(
+            told.marked(),
+            images or [host.nothing()],
+            told.texts or [""],
+            list(told.pictures) or [host.nothing()],
+        )
 
 
 def text_inputs() -> list[io.Input]:

@@ -18,7 +18,7 @@ ALIASES = ["chameleon", "anole", "lumina", "lumina-mgpt", "next-token", "autoreg
 SPECULATION = {"off": None, "same picture": "shared noise", "same distribution": "rejection"}
 PUBLISHED = (
     "Published: Chameleon and ANOLE temperature 0.7, top_p 0.9; Lumina-mGPT temperature 1, "
-    "top_k 2000, 200 for editing."
+    "top_k 2000, 200 for editing; SEED-LLaMA temperature 1, top_k 50, top_p 0.5."
 )
 
 
@@ -84,7 +84,7 @@ class NextTokenClip(io.ComfyNode):
         module = tokenizer.module if tokenizer is not None else None
         device = model.patcher.load_device
         writer = SystemWriter(model.system, model.module, module, device, model.file)
-        companions = [tokenizer.patcher] if tokenizer is not None else []
+        companions = host.patchers_of(tokenizer) if tokenizer is not None else []
         return io.NodeOutput(host.TextModel(writer, model.patcher, companions))
 
 
@@ -226,7 +226,8 @@ def guidance_inputs() -> list[io.Input]:
             max=30.0,
             step=0.1,
             tooltip="How much the prompt counts against no prompt; 1 is off and twice as fast. "
-            "Published: Chameleon, ANOLE 3; Lumina-mGPT 4, for editing 1.",
+            "Published: Chameleon, ANOLE 3; Lumina-mGPT 4, for editing 1. SEED-LLaMA has none: no "
+            "effect.",
         ),
         io.Float.Input(
             "image_guidance",

@@ -9,6 +9,7 @@ from . import (
     dreamllm,
     llama,
     seed,
+    seed_llama,
     seed_x,
     show_o,
     star,
@@ -28,6 +29,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *chameleon.ARCHITECTURES,
     *vqgan.ARCHITECTURES,
     *seed.ARCHITECTURES,
+    *seed_llama.ARCHITECTURES,  # before llama, which it is
     *llama.ARCHITECTURES,
     *seed_x.ARCHITECTURES,
     *dreamllm.ARCHITECTURES,

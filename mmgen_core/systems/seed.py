@@ -101,6 +101,11 @@ def recognise_tokenizer(checkpoint: Checkpoint, generation: int) -> SeedTokenize
     needed = {"query_tokens", "quantize.embedding.weight", "encode_task_layer.0.weight"}
     if not needed <= {*shapes} or found_generation(shapes) != generation:
         return None
+    if "Qformer.bert.encoder.layer.0.attention.self.query.weight" not in shapes:
+        raise CheckpointError(
+            f"{checkpoint.path.name} has the codebook and the way back of a SEED tokenizer, but no "
+            f"Q-Former. Name its other file too: for SEED-1 causal_qformer.pth."
+        )
     kind = "image" if generation == IMAGE_EMBEDDING else "text"
     heads = config.get("num_attention_heads", max(1, shapes["query_tokens"][2] // 64))
     qformer = qformer_params(shapes, "Qformer", "query_tokens", heads, causal=True)

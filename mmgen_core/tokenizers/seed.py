@@ -142,13 +142,67 @@ class SeedTokenizer(nn.Module):
         return self.detokenizer(self.decode_task_layer(codes_BQc.to(self.compute_dtype))).float()
 
 
-def see(vision: VisionTransformer, image_BHWC: Tensor, method: str = "bilinear") -> Tensor:
+def see(
+    vision: VisionTransformer,
+    image_BHWC: Tensor,
+    method: str = "bilinear",
+    device: torch.device | None = None,
+) -> Tensor:
     """States of the vision transformer for pictures [B, H, W, 3] in 0..1.
 
     Args:
         method: how pictures are brought to its square, aspect ratio not kept: "bilinear" as the
             published scripts do, "bicubic" as SEED-1's code and some entry points do.
+        device: of the transformer; by default that of the pictures.
     """
-    device = image_BHWC.device
     pixels = resized(image_BHWC, (vision.params.side, vision.params.side), method)
-    return vision(normalised(pixels.to(device)))
+    return vision(normalised(pixels.to(device or image_BHWC.device)))
+
+
+class SeedImageTokenizer:
+    """A tokenizer and its vision transformer as one, from pictures to tokens to conditions."""
+
+    def __init__(self, tokenizer: SeedTokenizer, vision: VisionTransformer | None, file: str):
+        """
+        Args:
+            vision: None for tokens that are only decoded.
+        """
+        self.tokenizer, self.vision, self.file = tokenizer, vision, file
+
+    @property
+    def params(self) -> SeedTokenizerParams:
+        return self.tokenizer.params
+
+    @property
+    def fingerprint(self) -> str:
+        return self.tokenizer.fingerprint
+
+    def encode(
+        self,
+        image_BHWC: Tensor,
+        method: str = "bilinear",
+        device: torch.device | None = None,
+    ) -> ImageTokens:
+        """Tokens of pictures in 0..1, of any size.
+
+        Raises:
+            ValueError: there is no vision transformer, or the pictures have alpha.
+        """
+        if self.vision is None:
+            raise ValueError(
+                f"{self.file} was loaded without a vision transformer and can only decode. Choose "
+                f"one as vision_name of Load SEED Tokenizer: eva_vit_g.pth for the public files."
+            )
+        if image_BHWC.shape[-1] != 3:
+            raise ValueError(
+                f"The picture has {image_BHWC.shape[-1]} channels; SEED takes 3 (red, green, "
+                f"blue). Remove alpha with the stock node Split Image with Alpha."
+            )
+        return self.tokenizer.encode(see(self.vision, image_BHWC, method, device))
+
+    def features(self, tokens: ImageTokens, device: torch.device | None = None) -> Tensor:
+        return self.tokenizer.features(tokens, device)
+
+    def decode(self, tokens: ImageTokens, device: torch.device | None = None) -> Tensor:
+        """The condition that tokens stand for; see ``SeedTokenizer.decode``."""
+        return self.tokenizer.decode(tokens, device)

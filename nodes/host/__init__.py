@@ -36,7 +36,16 @@ from .query_models import (
     load_query_model,
     prompt_style,
 )
-from .running import Progress, StepProgress, in_parts, loaded, nothing, to_output
+from .running import Progress, StepProgress, in_parts, loaded, nothing, patchers_of, to_output
+from .seed import (
+    SeedCodec,
+    check_seed_target,
+    checked_seed,
+    clip_vision_output,
+    load_seed_tokenizer,
+    seed_encode_bytes,
+)
+from .small_diffusion import load_small_diffusion
 from .text_encoder import load_text_encoder, text_encoder_files
 from .text_model import FollowText, NotAnEncoder, TextModel, show_text
 from .texts import text_features
@@ -63,6 +72,14 @@ __all__ = [
     "conditioning",
     "drawn_then",
     "clip_features",
+    "SeedCodec",
+    "StepProgress",
+    "TextModel",
+    "Tokenizer",
+    "check_seed_target",
+    "checked_seed",
+    "choose_precision",
+    "clip_vision_output",
     "dtype_choices",
     "following",
     "in_parts",
@@ -73,6 +90,8 @@ __all__ = [
     "load_llm",
     "load_query_model",
     "load_scale_model",
+    "load_seed_tokenizer",
+    "load_small_diffusion",
     "load_text_encoder",
     "load_tokenizer",
     "loaded",
@@ -80,9 +99,11 @@ __all__ = [
     "new_tokens_path",
     "nothing",
     "prompt_style",
+    "patchers_of",
     "register_folders",
     "sampler_names",
     "scheduler_names",
+    "seed_encode_bytes",
     "show_text",
     "source_latent",
     "text_encoder_files",

@@ -81,13 +81,18 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return tensors, metadata or {}
 
 
+def read_model_file(name: str) -> Checkpoint:
+    """A file of the model folders."""
+    return read_checkpoint(folder_paths.get_full_path_or_raise(FOLDER, name), _read)
+
+
 def open_checkpoint(name: str, kind: str) -> tuple[Checkpoint, Match]:
     """Read a file of the model folders and make sure that it is a ``kind``."""
-    checkpoint = read_checkpoint(folder_paths.get_full_path_or_raise(FOLDER, name), _read)
+    checkpoint = read_model_file(name)
     return checkpoint, identify(checkpoint, kind)
 
 
-def _fill(
+def fill(
     match: Match,
     checkpoint: Checkpoint,
     precision: Precision,
@@ -118,7 +123,7 @@ def fill_transformer(checkpoint: Checkpoint, match: Match, dtype: str) -> Any:
     kept = {k: v for k, v in checkpoint.tensors.items() if not match.architecture.is_ignored(k)}
     precision = choose_precision(dtype, device, kept)
     devices = (device, comfy.model_management.unet_offload_device())
-    return _fill(match, checkpoint, precision, devices, wrap=lambda module: module)
+    return fill(match, checkpoint, precision, devices, wrap=lambda module: module)
 
 
 def model_folders() -> list[Path]:
@@ -153,7 +158,7 @@ def load_tokenizer(name: str, dtype: str) -> Tokenizer:
     devices = (device, comfy.model_management.vae_offload_device())
     # Casting layers follow their input, so the code look-ups of a sampler run on its device
     # even where --cpu-vae keeps the tokenizer elsewhere.
-    patcher = _fill(match, checkpoint, precision, devices, CodeMapAutoencoder, always_cast=True)
+    patcher = fill(match, checkpoint, precision, devices, CodeMapAutoencoder, always_cast=True)
     vae = _stock_vae(patcher, precision)
     state = patcher.model.tokenizer.state_dict
     vae.get_sd = lambda: match.architecture.publish(state(), match.params)  # for Save VAE

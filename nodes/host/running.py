@@ -21,12 +21,17 @@ _BAR_SECONDS = 0.1  # between two moves of a progress bar
 T = TypeVar("T")
 
 
+def patchers_of(model: Any) -> list[Any]:
+    """All that a model of this pack consists of."""
+    return list(getattr(model, "patchers", [model.patcher]))
+
+
 @contextmanager
 def loaded(*models: Any, memory_required: float = 0) -> Iterator[torch.device]:
     """Bring models to their devices with room for a run; yields the first one's device."""
     device = models[0].patcher.load_device
     with comfy.model_management.cuda_device_context(device):
-        patchers = [model.patcher for model in models]
+        patchers = [patcher for model in models for patcher in patchers_of(model)]
         comfy.model_management.load_models_gpu(patchers, memory_required=memory_required)
         yield device
 
