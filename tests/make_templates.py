@@ -85,6 +85,8 @@ def _ui_node(node: Node, order: int, definition: dict, links: list, files: dict)
             values.append(options.get("default") if linked else value)
             if options.get("control_after_generate"):
                 values.append("fixed")
+            if options.get("image_upload"):
+                values.append("image")
         if linked:
             source, slot = value
             links.append([len(links) + 1, source.id, slot, node.id, len(inputs), kind])

@@ -341,4 +341,89 @@ tokenizer needs no vision transformer here. A batch of tokens is drawn picture b
     return t
 
 
-TEMPLATES = (drawing_to_drawing, mix_tokens, seed1_picture, seed2_picture, text_to_image)
+def two_pictures() -> Template:
+    """Two pictures and an instruction, answered in text and pictures."""
+    t = Template("seed_llama_two_pictures")
+    model, seed = llama_loaders(t, "eva_vit_g.pth")
+    pictures = [
+        t.add("LoadImage", (340, 340 * i), title, image="example.png")
+        for i, title in enumerate(("First picture", "Second picture"))
+    ]
+    prompt = t.add(
+        "MMGenMultimodalPrompt",
+        (680, 0),
+        None,
+        (300, 220),
+        text="<image> This is the first picture. <image> This is the second. Please put the first "
+        "into the surroundings of the second.",
+        system_prompt="",
+        **{f"images.image{i}": picture[0] for i, picture in enumerate(pictures)},
+    )
+    told = t.add(
+        "MMGenInterleavedSampler",
+        (680, 280),
+        model=model[0],
+        tokenizer=seed[0],
+        prompt=prompt[0],
+        seed=1,
+        guidance=1.0,
+        image_guidance=1.0,
+        text_temperature=1.0,
+        text_top_k=50,
+        text_top_p=0.5,
+        repetition_penalty=1.0,
+        max_text_tokens=512,
+        **PUBLISHED,
+    )
+    t.add("PreviewAny", (1020, 820), "The answer", (420, 160), source=told[0])
+    unclip_parts(t, 1020, seed, told[3], "The pictures of the answer")
+    t.note(
+        f"""{LLAMA_NOTE} and [eva_vit_g.pth]({VISION_URL}) (2 GB)
+
+The model answers with a sentence and a picture, or with several; it decides itself. For **several \
+turns** write them into the prompt, each at the beginning of a line: *USER: <image> Make it \
+winter.*, *ASSISTANT: Here it is. <image>*, *USER: Now at night.* An answer without a picture \
+leaves the nodes behind it out.""",
+        (-460, -40),
+        (420, 460),
+    )
+    return t
+
+
+def caption() -> Template:
+    t = Template("seed_llama_caption")
+    model, seed = llama_loaders(t, "eva_vit_g.pth")
+    picture = t.add("LoadImage", (340, 0), "The picture", image="example.png")
+    clip = t.add("MMGenNextTokenClip", (680, 0), model=model[0], tokenizer=seed[0])
+    answer = t.add(
+        "TextGenerate",
+        (680, 120),
+        size=(320, 300),
+        clip=clip[0],
+        image=picture[0],
+        prompt="Please provide an accurate and concise description of the given image.",
+        max_length=256,
+        sampling_mode="off",
+    )
+    t.add("PreviewAny", (1040, 0), "The caption", (420, 200), source=answer[0])
+    t.note(
+        f"""{LLAMA_NOTE} and [eva_vit_g.pth]({VISION_URL}) (2 GB); Stable Diffusion is not \
+needed here.
+
+The stock **Generate Text** asks SEED-LLaMA about a picture, which it reads as 32 tokens. Published: \
+sampling on, *temperature* 1, *top_k* 50, *top_p* 0.5.""",
+        (-460, -40),
+        (420, 420),
+    )
+    return t
+
+
+TEMPLATES = (
+    drawing_to_drawing,
+    mix_tokens,
+    seed1_picture,
+    seed2_picture,
+    text_to_image,
+    two_pictures,
+    caption,
+)
