@@ -410,8 +410,8 @@ def caption() -> Template:
         f"""{LLAMA_NOTE} and [eva_vit_g.pth]({VISION_URL}) (2 GB); Stable Diffusion is not \
 needed here.
 
-The stock **Generate Text** asks SEED-LLaMA about a picture, which it reads as 32 tokens. Published: \
-sampling on, *temperature* 1, *top_k* 50, *top_p* 0.5.""",
+The stock **Generate Text** asks SEED-LLaMA about a picture, which it reads as 32 tokens. \
+Published: sampling on, *temperature* 1, *top_k* 50, *top_p* 0.5.""",
         (-460, -40),
         (420, 420),
     )

@@ -140,7 +140,7 @@ def write_llama(folder: Path, name: str = "model.safetensors", seed: int = 3, **
     blocks = (vocab - CODES - 2, CODES, 2)
     params = DecoderParams(2, 32, 4, 4, 48, vocab, head_blocks=blocks)
     tensors = seed_llama.publish(randomise(Decoder(params), seed).state_dict(), params)
-    tensors["lm_head.weight"][vocab - 2] *= 4  # begins pictures often
+    tensors["lm_head.weight"][vocab - 2] *= 8  # begins pictures often
     settings = {"num_attention_heads": 4, "max_position_embeddings": 400, **config}
     save_file(tensors, folder / name, {"config": json.dumps(settings)})
     return folder / name
