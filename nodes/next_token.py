@@ -14,11 +14,21 @@ from .inputs import MAX_SEED, batch_input, dtype_input, file_input, sampling_inp
 
 DEMO_MODEL = "mmgen_demo_chameleon.safetensors"
 OWN_SIZE, FREE_SIZE = "the model's own", "width and height below"
-ALIASES = ["chameleon", "anole", "lumina", "lumina-mgpt", "next-token", "autoregressive", "var"]
+ALIASES = [
+    "chameleon",
+    "anole",
+    "lumina",
+    "lumina-mgpt",
+    "unified-io",
+    "next-token",
+    "autoregressive",
+    "var",
+]
 SPECULATION = {"off": None, "same picture": "shared noise", "same distribution": "rejection"}
 PUBLISHED = (
     "Published: Chameleon and ANOLE temperature 0.7, top_p 0.9; Lumina-mGPT temperature 1, "
-    "top_k 2000, 200 for editing; SEED-LLaMA temperature 1, top_k 50, top_p 0.5."
+    "top_k 2000, 200 for editing; SEED-LLaMA temperature 1, top_k 50, top_p 0.5; Unified-IO "
+    "temperature 1, top_p 0.9."
 )
 
 
@@ -27,10 +37,10 @@ class LoadNextTokenModel(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MMGenLoadNextTokenModel",
-            display_name="Load Next-Token Model (Chameleon, ANOLE, Lumina)",
+            display_name="Load Next-Token Model (Chameleon, ANOLE, Lumina, Unified-IO)",
             category="mmgen/loaders",
             description="Loads a language model that draws pictures token by token, such as "
-            "Chameleon, ANOLE or Lumina-mGPT.",
+            "Chameleon, ANOLE, Lumina-mGPT or Unified-IO.",
             search_aliases=[*ALIASES, "loader", "multimodal llm"],
             inputs=[
                 file_input(
@@ -93,7 +103,7 @@ class TokenImageSampler(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MMGenTokenImageSampler",
-            display_name="Token Image Sampler (Chameleon, ANOLE, Lumina)",
+            display_name="Token Image Sampler (Chameleon, ANOLE, Lumina, Unified-IO)",
             category="mmgen/sampling",
             description="Draws pictures of a prompt with a next-token model, code by code, row by "
             "row.",
@@ -201,7 +211,8 @@ def size_inputs() -> list[io.Input]:
             "size",
             options=[OWN_SIZE, FREE_SIZE, *names],
             default=OWN_SIZE,
-            tooltip="Width x height. Chameleon and ANOLE draw 512 x 512 only; Lumina-mGPT any of "
+            tooltip="Width x height. Chameleon and ANOLE draw 512 x 512 only, Unified-IO "
+            "256 x 256; Lumina-mGPT any of "
             "the listed sizes of its resolution, and others in multiples of 32.",
         ),
         side("width"),
@@ -226,8 +237,8 @@ def guidance_inputs() -> list[io.Input]:
             max=30.0,
             step=0.1,
             tooltip="How much the prompt counts against no prompt; 1 is off and twice as fast. "
-            "Published: Chameleon, ANOLE 3; Lumina-mGPT 4, for editing 1. SEED-LLaMA has none: no "
-            "effect.",
+            "Published: Chameleon, ANOLE 3; Lumina-mGPT 4, for editing 1; Unified-IO 2 from text "
+            "11 (its scale 10), else 1; Unified-IO 1 knows 1 only. SEED-LLaMA has none: no effect.",
         ),
         io.Float.Input(
             "image_guidance",
