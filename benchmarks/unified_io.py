@@ -65,9 +65,7 @@ def ours(model: UnifiedIO2, prefix: Prefix, tokens: int) -> Tensor:
     weights = WEIGHTS if len(prefix.caches) > 1 else (1.0,)
     plan = PicturePlan.grid(1, tokens, slice(1, 2), CODES_FROM)
     noise = uniform_noise(0, 1, tokens)
-    return draw_pictures(
-        stream, WEIGHTS[:branches] if branches > 1 else (1.0,), plan, SAMPLING, noise
-    )
+    return draw_pictures(stream, weights, plan, SAMPLING, noise)
 
 
 @torch.inference_mode()

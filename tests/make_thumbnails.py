@@ -52,9 +52,14 @@ def card(name: str) -> Image.Image:
     """The template's name in plain letters."""
     page = Image.new("RGB", (SIDE, SIDE), "#223")
     pen = ImageDraw.Draw(page)
-    system, *words = name.split("_")
-    pen.text((40, 150), system.upper(), "#fc6", ImageFont.load_default(96))
-    pen.text((40, 270), " ".join(words), "white", ImageFont.load_default(48))
+    system, *words = name.replace("unified_io", "unified-io").split("_")
+    for text, at, colour, size in (
+        (system.upper(), (40, 150), "#fc6", 96),
+        (" ".join(words), (40, 270), "white", 48),
+    ):
+        font = ImageFont.load_default(size)
+        font = ImageFont.load_default(size * min(1, (SIDE - 80) / font.getlength(text)))
+        pen.text(at, text, colour, font)
     pen.text((40, 440), "needs the public model files", "#99a", ImageFont.load_default(26))
     return page
 
