@@ -170,7 +170,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokenizer", default="models/mmgen_demo_magvit.safetensors")
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--groups", default=GROUPS, help="of motifs that are learned")
-    parser.add_argument("--depth", type=int, default=6)
+    parser.add_argument("--depth", type=int, default=5)
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--heads", type=int, default=6)
     parser.add_argument("--text-vocab", type=int, default=768)
