@@ -16,7 +16,12 @@ import torch
 from torch import nn
 
 from ...mmgen_core.checkpoints.architecture import Match, load_state
-from ...mmgen_core.checkpoints.files import Checkpoint, read_checkpoint, read_file
+from ...mmgen_core.checkpoints.files import (
+    Checkpoint,
+    CheckpointError,
+    read_checkpoint,
+    read_file,
+)
 from ...mmgen_core.systems import identify
 from ...mmgen_core.systems.masked_models import text_of_masked
 from ...mmgen_core.systems.next_token import NextTokenSystem
@@ -140,6 +145,11 @@ def load_scale_model(name: str, dtype: str) -> ScaleModel:
 def load_next_token_model(name: str, dtype: str) -> NextTokenModel:
     """A model with its text tokenizer, which is looked for beside it and in the model folders."""
     checkpoint, match = open_checkpoint(name, "next-token model")
+    if match.architecture.system is None:
+        raise CheckpointError(
+            f"{name} is a {match.architecture.name} of a system whose pictures another model "
+            f"draws. Load it with Load Query Model (SEED-X, DreamLLM)."
+        )
     system = match.architecture.system(match, checkpoint, model_folders())
     return NextTokenModel(fill_transformer(checkpoint, match, dtype), name, system)
 
