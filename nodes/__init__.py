@@ -16,7 +16,7 @@ from .seed import EncodeSeed, LoadSeedTokenizer, SeedCondition, SeedEmbedding
 from .seed_edit import EditSeedTokens, MixSeedTokens
 from .seed_x import LoadSeedXDetokenizer, ReadSeedXPicture, SeedXConditioning, SeedXFeatures
 from .small_diffusion import LoadSmallDiffusion
-from .story import StoryTurn, TellStory
+from .story import StoryParts, StoryTurn, TellStory
 from .tokenizer import DecodeTokens, EncodeImage, LoadImageTokenizer
 from .tokens import LoadTokens, SaveTokens, TokenMask, ViewTokens
 from .unified_io import FitMap, UnifiedIOFind, UnifiedIOTask
@@ -49,6 +49,7 @@ NODES: list[type[io.ComfyNode]] = [
     SeedXConditioning,
     StoryTurn,
     TellStory,
+    StoryParts,
     LoadMaskedModel,
     MaskedSampler,
     Extrapolate,

@@ -194,13 +194,9 @@ class TellStory(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output(
-                    "texts",
-                    is_output_list=True,
-                    tooltip="What was written before, between and after the pictures.",
+                Story.Output(
+                    "story", tooltip="For Parts of Story, or another Tell Story that goes on."
                 ),
-                io.Image.Output("pictures", is_output_list=True, tooltip="The pictures, in order."),
-                Story.Output("story", tooltip="For another Tell Story that goes on."),
             ],
         )
 
@@ -227,8 +223,7 @@ class TellStory(io.ComfyNode):
         sampling, more = TokenSampling(temperature, top_k, top_p), max_pictures > 0
         told, conditions = turn(model, told, max_tokens, sampling, seed, detokenizer, more)
         if conditions is None:
-            images = [image[None] for image in told.images]
-            return io.NodeOutput(list(told.texts), images or [host.nothing()], told)
+            return io.NodeOutput(told)
         following = {
             "model": model,
             "max_tokens": max_tokens,
@@ -245,3 +240,36 @@ class TellStory(io.ComfyNode):
             **drawing,
         }
         return host.drawn_then("MMGenTellStory", following, conditions, seed)
+
+
+class StoryParts(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MMGenStoryParts",
+            display_name="Parts of Story",
+            category="mmgen/stories",
+            description="The texts and pictures of a story, each as a list in order.",
+            search_aliases=STORY_ALIASES,
+            inputs=[
+                Story.Input("story", tooltip="From Tell Story or Story Turn."),
+            ],
+            outputs=[
+                io.String.Output(
+                    "texts",
+                    is_output_list=True,
+                    tooltip="What was written before, between and after the pictures.",
+                ),
+                io.Image.Output(
+                    "pictures",
+                    is_output_list=True,
+                    tooltip="The pictures in order; without any, nodes behind it do not run.",
+                ),
+                io.String.Output("whole", tooltip="All texts as one, <image> for a picture."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, story: StoryState) -> io.NodeOutput:
+        images = [image[None] for image in story.images]
+        return io.NodeOutput(list(story.texts), images or [host.nothing()], story.marked())

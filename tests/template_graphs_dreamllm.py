@@ -164,13 +164,14 @@ def story() -> Template:
         sampler_name="ddpm",
         scheduler="ddim_uniform",
     )
-    t.add("PreviewAny", (740, 0), "Texts, one per turn", (420, 260), source=told[0])
+    parts = t.add("MMGenStoryParts", (740, 0), story=told[0])
+    t.add("PreviewAny", (740, 130), "Texts, one per turn", (420, 260), source=parts[0])
     t.add(
         "SaveImage",
-        (740, 310),
+        (740, 440),
         "Pictures, in order",
         (420, 460),
-        images=told[1],
+        images=parts[1],
         filename_prefix=f"mmgen/{t.name}",
     )
     t.note(

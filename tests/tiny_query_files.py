@@ -34,20 +34,20 @@ def write_words(path: Path, added: list[str]) -> None:
     tokenizer.save(str(path))
 
 
-def write_language(folder: Path, vocab: int, seed: int, shards: int = 2) -> None:
+def write_language(folder: Path, vocab: int, seed: int, pickled: bool = False) -> None:
     """A language model as transformers shards it: an index, its files, a config."""
     folder.mkdir(parents=True, exist_ok=True)
     model = tiny_queries.language(vocab, seed)
     tensors = llama.publish(model.state_dict(), model.params)
-    names = sorted(tensors)
-    places = {}
+    stem, suffix = ("pytorch_model", "bin") if pickled else ("model", "safetensors")
+    places, shards = {}, 2
     for i in range(shards):
-        file = f"model-{i + 1:05}-of-{shards:05}.safetensors"
-        part = {name: tensors[name] for name in names[i::shards]}
-        save_file(part, folder / file)
+        file = f"{stem}-{i + 1:05}-of-{shards:05}.{suffix}"
+        part = {name: tensors[name] for name in sorted(tensors)[i::shards]}
+        torch.save(part, folder / file) if pickled else save_file(part, folder / file)
         places |= dict.fromkeys(part, file)
     index = {"metadata": {}, "weight_map": places}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps(index))
     config = {"vocab_size": vocab, **LANGUAGE_CONFIG}
     (folder / "config.json").write_text(json.dumps(config))
 
@@ -57,20 +57,23 @@ def configured(tensors: dict, path: Path, config: dict) -> None:
     save_file(tensors, path, metadata={"config": json.dumps(config)})
 
 
-def write_seed_x(folder: Path, vit: bool = True) -> str:
+def write_seed_x(
+    folder: Path, vit: bool = True, variant: str = "seed_x", pickled: bool = False
+) -> str:
     """A bundle; returns the name of its language model for a picker."""
     vocab = 3 + len(WORDS) + len(SEED_X_ADDED)
-    write_language(folder / "seed_x" / "llm", vocab, seed=0)
-    write_words(folder / "seed_x" / "llm" / "tokenizer.json", SEED_X_ADDED)
+    write_language(folder / variant / "llm", vocab, seed=0, pickled=pickled)
+    write_words(folder / variant / "llm" / "tokenizer.json", SEED_X_ADDED)
     agent = tiny_queries.agent()
     tensors = seed_x.publish_agent(agent.state_dict(), AGENT)
-    configured(tensors, folder / "seed_x" / "agent" / "model.safetensors", POOLS)
+    configured(tensors, folder / variant / "agent" / "model.safetensors", POOLS)
     if vit:
         net = tiny_queries.vit()
         config = {"heads": 2, "image_size": VIT.image_size}
         tensors = seed_x.publish_vit(net.state_dict(), VIT)
         configured(tensors, folder / "QwenViT" / "qwen_vit_G.safetensors", config)
-    return f"{folder.name}/seed_x/llm/model.safetensors.index.json"
+    index = "pytorch_model.bin" if pickled else "model.safetensors"
+    return f"{folder.name}/{variant}/llm/{index}.index.json"
 
 
 def adapter_tensors() -> dict[str, torch.Tensor]:

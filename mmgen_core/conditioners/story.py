@@ -34,6 +34,12 @@ class Story:
     awaits: bool = False
     ended: bool = False
 
+    def marked(self) -> str:
+        """All texts, with <image> where a picture was drawn behind one."""
+        pictures = len(self.images)
+        parts = [t + "\n<image>\n" * (i < pictures) for i, t in enumerate(self.texts)]
+        return "".join(parts).strip()
+
     def extended(
         self, ids: Sequence[int], features: Tensor | None = None, at: Sequence[int] = ()
     ) -> Story:

@@ -23,7 +23,9 @@ def scheduler_names() -> list[str]:
 def drawn_then(
     node: str, values: dict[str, Any], conditions: tuple[Any, Any], seed: int
 ) -> io.NodeOutput:
-    """Draw a picture from conditions, give it to a node as ``picture``, and return its outputs.
+    """Draw a picture from conditions, give it to a node as ``picture``, return its first output.
+
+    That may be no list: ComfyUI takes a list that an expanded graph gives apart.
 
     Args:
         values: the node's other inputs; those that a drawing needs are among them.
@@ -45,5 +47,4 @@ def drawn_then(
     picture = graph.node("VAEDecode", samples=sampled.out(0), vae=values["vae"])
     given = {name: value for name, value in values.items() if value is not None}
     following = graph.node(node, picture=picture.out(0), **given)
-    outputs = (following.out(i) for i in range(3))
-    return io.NodeOutput(*outputs, expand=graph.finalize())
+    return io.NodeOutput(following.out(0), expand=graph.finalize())
