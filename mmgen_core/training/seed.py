@@ -140,7 +140,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     loop.add_run_arguments(parser)
     parser.add_argument("--first", type=float, default=0.15, help="share of the first stage")
     parser.add_argument("--vocab", type=int, default=1024)
-    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--batch", type=int, default=16, help="of the second stage")
+    parser.add_argument("--first-batch", type=int, default=48, help="contrast wants many pictures")
+    parser.add_argument(
+        "--groups", default="heart,shape,face,animal,fruit,sky,plant", help="of the core motifs"
+    )
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--vae", default="models/mmgen_demo_vae.safetensors")
     parser.add_argument("--save-at", type=float, default=10.0, help="minutes between saved models")
@@ -150,12 +154,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     device = loop.start(args)
+    groups = args.groups.split(",")
     drawings = captioned_drawings(64, "core", "train", args.cache)
+    drawings = [drawing for drawing in drawings if drawing.group in groups]
     words = Words([caption for drawing in drawings for caption in drawing.captions])
     pictures = SeedPictures(drawings, args.vae)
     model = Trained(len(words), args.vocab, pictures.latents.shape[2])
     for name in ("vision", "tokenizer", "unet"):
         log.info("%s: %d parameters", name, loop.parameter_count(getattr(model, name)))
+    log.info("%d drawings in %d variants", len(pictures), len(pictures.latents))
     train(model.to(device), pictures, words, args, device)
     return 0
 
@@ -182,7 +189,7 @@ def train(model: Trained, pictures: SeedPictures, words: Words, args, device) ->
             place_codes(model.tokenizer, sample_vectors(model, pictures, device))
         part = progress / args.first if first else (progress - args.first) / (1 - args.first)
         loop.set_rate(optimiser, loop.one_cycle(min(part, 1.0), args.rate))
-        pixels, latents, captions = pictures.batch(args.batch)
+        pixels, latents, captions = pictures.batch(args.first_batch if first else args.batch)
         # On a CPU fp32 is the faster one at these sizes.
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
             vision = model.vision(pixels.to(device)).float()

@@ -59,13 +59,19 @@ def variants(pictures_BHWC: Tensor, count: int, seed: int) -> Tensor:
 
 
 class SeedPictures:
-    """Every variant of every drawing, its latent, and its captions."""
+    """Every variant of every drawing, its latent, and its captions.
+
+    Half of the variants are shown as the image tokenizer gives them back, since pictures that a
+    demo model drew are encoded as well.
+    """
 
     def __init__(self, drawings: list[CaptionedDrawing], vae: str, seed: int = 0) -> None:
         self.captions = [drawing.captions for drawing in drawings]
         pictures = torch.from_numpy(np.stack([d.picture for d in drawings])).float() / 255
         shown = variants(pictures, VARIANTS, seed)
-        self.latents = latents_of(shown.flatten(0, 1), vae).unflatten(0, shown.shape[:2])
+        self.latents, again = latents_of(shown.flatten(0, 1), vae)
+        self.latents = self.latents.unflatten(0, shown.shape[:2])
+        shown[::2] = again.unflatten(0, shown.shape[:2])[::2]
         self.pixels = normalised(shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
         self.scale = 1 / self.latents.std().item()
 
@@ -83,8 +89,9 @@ class SeedPictures:
 
 
 @torch.no_grad()
-def latents_of(pictures_BHWC: Tensor, vae: str) -> Tensor:
-    """Code maps [B, C, h, w] of the demo image tokenizer."""
+def latents_of(pictures_BHWC: Tensor, vae: str) -> tuple[Tensor, Tensor]:
+    """Code maps [B, C, h, w] of the demo image tokenizer, and the pictures it makes of them."""
     checkpoint = read_checkpoint(vae)
     tokenizer = build(identify(checkpoint, "image tokenizer"), checkpoint, dtype=torch.float32)
-    return torch.cat([tokenizer.code_map(part) for part in pictures_BHWC.split(64)])
+    maps = [tokenizer.code_map(part) for part in pictures_BHWC.split(64)]
+    return torch.cat(maps), torch.cat([tokenizer.decode_features(part) for part in maps])
