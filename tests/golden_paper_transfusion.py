@@ -25,9 +25,9 @@ def run_paper(case, model) -> dict[str, torch.Tensor]:
     (span,) = laid.spans
     mask = omni_mask(len(laid.ids), laid.spans)
     x = model.decoder.embed_ids(laid.ids.clamp(min=0))
-    x[span.start : span.stop] = model.embed_latents(noised, t)[0]
+    patches = model.patches(noised, t)
+    x[span.start : span.stop] = patches.tokens[0]
     hidden = model.decoder(x, [Segment(None, len(x), mask)])
-    size = tuple(x0.shape[-2:])
     losses = paper_losses(model, [[text, Picture(x0[0])]], [t], [[case.inputs["eps"][0]]])
     labelled = (text_labels(p, laid.ids) >= 0).nonzero()[:, 0] + 1
     return {
@@ -37,7 +37,7 @@ def run_paper(case, model) -> dict[str, torch.Tensor]:
         "allowed": mask[None] if case.expected["allowed"].ndim == 3 else mask,
         "hidden": hidden[None],
         "text_logits": model.decoder.scores(hidden)[None],
-        "eps_pred": model.noise_of(hidden[None, span.start : span.stop], size),
+        "eps_pred": model.noise_of(hidden[None, span.start : span.stop], patches),
         "lm_label_positions": labelled,
         "loss_lm": losses.text,
         "loss_ddpm": losses.noise,

@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from golden_var import load
 
-from mmgen_core.decoding import flow_stream
-from mmgen_core.decoding.flow import midpoint
-from mmgen_core.decoding.flow_sequence import Picture, pack, picture_size, whole_sequence
-from mmgen_core.decoding.flow_stream import StreamSampling, generate, latents_alone
+from mmgen_core.decoding.flow_sequence import Picture, pack, whole_sequence
 from mmgen_core.models.decoder import Segment
 from mmgen_core.training.transfusion import flow_losses, text_loss
 
@@ -27,6 +24,8 @@ def run(case, monkeypatch) -> dict[str, torch.Tensor]:
         from golden_paper_transfusion import run_paper
 
         return run_paper(case, model)
+    from golden_transfusion_runs import alone_runs, run_alone, run_many, run_sample, sample_runs
+
     results = {}
     with torch.inference_mode():
         if "joint.times" in case.inputs:
@@ -158,11 +157,12 @@ def noise_of(case, params, samples) -> list[list[torch.Tensor]]:
 
 
 def recorded_noise(case, params, samples) -> dict[tuple[int, int], torch.Tensor]:
-    """Draws per (kind, token grid) group, in the order the groups first appear, where a draw of
-    one group is stacked; kinds in turn."""
+    """Draws per group of pictures of one kind and shape, stacked where a group has several; kinds
+    in the order they first appear, and so the shapes of a kind."""
     tensors = load_noise(case, "joint.call")
     groups: dict[tuple, list] = {}
-    for kind in range(len(params.kinds)):
+    appearing = [p.kind for sample in samples for p in sample if isinstance(p, Picture)]
+    for kind in dict.fromkeys(appearing):
         for row, sample in enumerate(samples):
             pictures = [part for part in sample if isinstance(part, Picture)]
             for i, part in enumerate(pictures):
@@ -211,142 +211,3 @@ def greedy(model, prompt: torch.Tensor, count: int) -> torch.Tensor:
         logits = model.scores(model(x, [Segment(None, n)], torch.arange(n)))[-1]
         ids = torch.cat([ids, logits.argmax(-1, keepdim=True)])
     return ids[len(prompt) :]
-
-
-def alone_runs(case) -> list[str]:
-    return [
-        n
-        for n in ("modality", "modality_only")
-        if any(k.startswith(f"{n}.") for k in case.expected)
-    ]
-
-
-def run_alone(case, model, name: str, monkeypatch) -> dict[str, torch.Tensor]:
-    if name == "modality":
-        x, times = case.inputs["modality.noised"], case.inputs["modality.times"]
-        return {"modality.flow": latents_alone(model, 0, times, x)}
-    noise = case.inputs["modality_only.ode0.noise"]
-    steps = case.spec["config"]["modality_steps"]
-    record = Recorder(torch.linspace(0, 1, steps), noise)
-
-    def velocity(time, x, last):
-        return latents_alone(model, 0, time.expand(len(x)), x)
-
-    final = midpoint(record.watch(velocity), noise, record.times, record.on_step)
-    return {"modality_only.final": final, **record.tensors("modality_only.ode0")}
-
-
-class Recorder:
-    """Evaluations and states of one solve."""
-
-    def __init__(self, times: torch.Tensor, noise: torch.Tensor):
-        self.times, self.states, self.seen = times, [noise], []
-
-    def watch(self, velocity):
-        def watched(time, x, last):
-            flow = velocity(time, x, last)
-            self.seen.append((time, flow))
-            return flow
-
-        return watched
-
-    def on_step(self, step, total, x):
-        self.states.append(x)
-
-    def tensors(self, name: str, shape=lambda x: x) -> dict[str, torch.Tensor]:
-        results = {f"{name}.times": self.times}
-        results[f"{name}.trajectory"] = torch.stack([shape(x) for x in self.states])
-        for i, (time, flow) in enumerate(self.seen):
-            results[f"{name}.eval{i}.t"] = time
-            results[f"{name}.eval{i}.velocity"] = shape(flow)
-        return results
-
-
-def recorded(context) -> list[Recorder]:
-    """Every solve of a stream, recorded from now on."""
-    records = []
-
-    def watched(velocity, noise, times, on_step):
-        records.append(Recorder(times, noise))
-        record = records[-1]
-        return midpoint(record.watch(velocity), noise, times, record.on_step)
-
-    context.setattr(flow_stream, "midpoint", watched)
-    return records
-
-
-def stream_results(stem: str, parts) -> dict[str, torch.Tensor]:
-    return {
-        f"{stem}.part{i}.{f'modality{p.kind}' if isinstance(p, Picture) else 'text'}": (
-            p.latents if isinstance(p, Picture) else p
-        )
-        for i, p in enumerate(parts)
-    }
-
-
-def run_many(case, model, monkeypatch) -> dict[str, torch.Tensor]:
-    config = case.spec["config"]
-    sampling = StreamSampling(
-        steps=config["modality_steps"],
-        guidance=config["cfg_scale"],
-        temperature=0,
-        max_tokens=config["max_length"],
-        shape=tuple(config["fixed_modality_shape"]),
-    )
-    results, solves = {}, []
-    for i, prompt in enumerate(samples_of(case, "prompt")):
-        noise = [stream_noise(case, model)] * 64
-        with monkeypatch.context() as context:
-            records = recorded(context)
-            parts = generate(model, prompt, 0, sampling, "cpu", noise=noise)
-        results |= stream_results(f"sample{i}", parts)
-        solves.append(records)
-    return {**results, **joint_solves(solves)}
-
-
-def stream_noise(case, model) -> torch.Tensor:
-    shape = tuple(case.spec["config"]["fixed_modality_shape"])
-    size = picture_size(model.params, 0, shape)
-    return case.inputs["init_noise"].view(*shape, -1).reshape(size)
-
-
-def joint_solves(solves: list[list[Recorder]]) -> dict[str, torch.Tensor]:
-    """The reference solves the pictures of all streams that wait for one together: the k-th of
-    each, padded to the largest."""
-    results, rounds = {}, max(map(len, solves), default=0)
-    for k in range(rounds):
-        together = [records[k] for records in solves if len(records) > k]
-        tensors = [record.tensors(f"many.ode{k}", flat_tokens) for record in together]
-        for name in tensors[0]:
-            parts = [t[name] for t in tensors]
-            if name.endswith((".t", ".times")):
-                results[name] = parts[0]
-            else:
-                results[name] = torch.cat(parts, dim=-3)
-    return results
-
-
-def flat_tokens(x: torch.Tensor) -> torch.Tensor:
-    return x.flatten(1, -2)
-
-
-def sample_runs(case) -> list[str]:
-    names = {n.rsplit(".part", 1)[0] for n in case.expected if n.startswith("sample.")}
-    return sorted(n for n in names if ".ode" not in n)
-
-
-def run_sample(case, model, name: str, monkeypatch) -> dict[str, torch.Tensor]:
-    """sample.cfg3.kv and the like: a prompt, then a picture of a forced size. With and without
-    the reference's cache is the same here."""
-    config = case.spec["config"]
-    shape = tuple(config["sample_shape"])
-    guidance = float(name.split(".")[1].removeprefix("cfg"))
-    sampling = StreamSampling(config["modality_steps"], guidance, 0, max_tokens=0)
-    start = torch.tensor([*model.params.shape_ids(shape), model.params.som(0)])
-    noise = case.inputs["sample.init_noise"][: shape[0] * shape[1]].view(*shape, -1)
-    with monkeypatch.context() as context:
-        records = recorded(context)
-        prompt = [case.inputs["sample.prompt"], start]
-        parts = generate(model, prompt, 0, sampling, "cpu", noise=[noise])
-    results = stream_results(name, parts)
-    return {**results, **records[0].tensors(f"{name}.ode0", lambda x: x[0])}

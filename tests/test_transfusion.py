@@ -33,6 +33,11 @@ def paper():
     return tiny_masked.paper_model()
 
 
+@pytest.fixture(scope="module")
+def unet():
+    return tiny_masked.paper_model(unet=(8, 16))
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -53,7 +58,9 @@ def test_the_lucidrains_layout_survives_the_way_to_a_file(kind):
     assert all(torch.equal(v, module.state_dict()[k]) for k, v in again.state_dict().items())
 
 
-def test_the_papers_layout_survives_the_way_to_a_file(paper):
+@pytest.mark.parametrize("name", ["paper", "unet"])
+def test_the_papers_layout_survives_the_way_to_a_file(name, request):
+    paper = request.getfixturevalue(name)
     tensors = transfusion.publish_paper(paper.state_dict(), paper.params)
     config = {"num_attention_heads": 2, "patch_size": 2, "latent_side": 4}
     match = identify(tiny.checkpoint_of(tensors, config))
@@ -81,7 +88,7 @@ def test_ddpm_without_error_finds_the_picture():
         schedule.timesteps(0)
 
 
-@pytest.mark.parametrize("name", ["flow", "paper"])
+@pytest.mark.parametrize("name", ["flow", "paper", "unet"])
 def test_a_batch_row_is_the_single_run_with_its_seed(name, request):
     model = request.getfixturevalue(name)
     sampling = StreamSampling(4, 2.0)
@@ -94,15 +101,18 @@ def test_a_batch_row_is_the_single_run_with_its_seed(name, request):
     assert pair.shape[1] == 4
 
 
-def test_a_paper_stream_reads_as_the_whole_sequence_does(paper):
+@pytest.mark.parametrize("name", ["paper", "unet"])
+def test_a_paper_stream_reads_as_the_whole_sequence_does(name, request):
     """Text, a picture and more text through the cache, against one pass under the mask."""
+    paper = request.getfixturevalue(name)
     p, x0 = paper.params, torch.randn(4, 4, 4)
     before, behind = torch.tensor([3, 4]), torch.tensor([5, 6, 7])
     stream = DiffusionStream(paper, [before, Picture(x0), behind], StreamSampling(), "cpu")
     laid = lay_out(p, [before, Picture(x0), behind])
     (span,) = laid.spans
     x = paper.decoder.embed_ids(laid.ids.clamp(min=0))
-    x[span.start : span.stop] = paper.embed_latents(x0[None], torch.zeros(1, dtype=torch.int64))[0]
+    now = torch.zeros(1, dtype=torch.int64)
+    x[span.start : span.stop] = paper.patches(x0[None], now).tokens[0]
     mask = omni_mask(len(x), laid.spans)
     hidden = paper.decoder(x, [Segment(None, len(x), mask)])
     torch.testing.assert_close(stream.hidden, hidden[-1], atol=1e-4, rtol=1e-4)
@@ -198,7 +208,8 @@ def test_the_lucidrains_objective_learns():
     assert after < 0.6 * before
 
 
-def test_the_papers_objective_learns():
+@pytest.mark.parametrize("unet", [(), (8, 16)])
+def test_the_papers_objective_learns(unet):
     x0 = torch.randn(4, 4, 4)
     samples = [[torch.tensor([5, 6, 7]), Picture(x0)]]
 
@@ -206,7 +217,7 @@ def test_the_papers_objective_learns():
         t = torch.randint(0, 1000, (1,))
         return paper_losses(model, samples, [t], [[torch.randn(4, 4, 4)]]).total
 
-    before, after = learned(tiny_masked.paper_model(seed=6), loss_of, 120)
+    before, after = learned(tiny_masked.paper_model(seed=6, unet=unet), loss_of, 120)
     assert after < 0.6 * before
 
 

@@ -132,9 +132,13 @@ def write_flow(folder: Path, name: str = "tiny_flow", **kind) -> Path:
     return tiny.write(folder / f"{name}.safetensors", tensors, config)
 
 
-def paper_model(seed: int = 3, text_vocab: int = 256) -> PaperTransfusion:
+def paper_model(
+    seed: int = 3, text_vocab: int = 256, unet: tuple[int, ...] = ()
+) -> PaperTransfusion:
     trunk = DecoderParams(2, 32, 2, 2, 64, text_vocab + 3, head_size=16)
-    p = PaperTransfusionParams(trunk, 4, 2, 16, text_vocab, text_vocab + 1, text_vocab + 2, side=4)
+    p = PaperTransfusionParams(
+        trunk, 4, 2, 16, text_vocab, text_vocab + 1, text_vocab + 2, side=4, unet=unet
+    )
     return tiny.randomise(PaperTransfusion(p), seed)
 
 

@@ -37,13 +37,13 @@ class Denoiser:
 
     def __call__(self, x: Tensor, t: int) -> Tensor:
         t_B = torch.full((len(x),), t, device=x.device)
-        tokens = self.model.embed_latents(x, t_B)
+        patches = self.model.patches(x, t_B)
+        tokens = patches.tokens
         flat = tokens.flatten(0, 1).repeat(len(self.branches), 1)
         n = tokens.shape[1]
         segments = [Segment(cache, n, "full", keep=False) for cache in self.branches]
         hidden = self.model.decoder(flat, segments).chunk(len(self.branches))
-        size = tuple(x.shape[-2:])
-        noises = [self.model.noise_of(part.view(tokens.shape), size) for part in hidden]
+        noises = [self.model.noise_of(part.view(tokens.shape), patches) for part in hidden]
         if len(noises) == 1:
             return noises[0]
         return noises[1] + self.guidance * (noises[0] - noises[1])
@@ -109,7 +109,7 @@ class DiffusionStream:
 
     def _read_picture(self, latents: Tensor) -> None:
         now = torch.zeros(1, dtype=torch.int64, device=self.device)
-        tokens = self.model.embed_latents(latents[None].to(self.device), now)[0]
+        tokens = self.model.patches(latents[None].to(self.device), now).tokens[0]
         self._make_room(len(tokens))
         self.model.decoder(tokens, [Segment(self.cache, len(tokens), "full")])
 

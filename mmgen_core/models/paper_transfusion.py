@@ -3,6 +3,7 @@ latents; the patches' states give the noise. What the paper leaves open is this 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .decoder import Decoder, DecoderParams
+from .patch_unet import PatchUNet
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class PaperTransfusionParams:
         time_width: of the time's sinusoid.
         bos, boi, eoi: ids that begin a text, and begin and end a picture.
         side: latent cells along a side of a picture the model was trained for.
-        convs: widths of the convolutions of the U-Net patch layers; empty for linear ones.
+        unet: widths of the U-Net patch layers, fine to coarse; empty for linear ones.
     """
 
     decoder: DecoderParams
@@ -34,7 +36,7 @@ class PaperTransfusionParams:
     boi: int
     eoi: int
     side: int = 32
-    convs: tuple[int, ...] = ()
+    unet: tuple[int, ...] = ()
 
     @property
     def patch_width(self) -> int:
@@ -72,6 +74,20 @@ class TimeEmbed(nn.Module):
         return self.out(F.silu(self.up(features)))
 
 
+@dataclass(frozen=True)
+class Patches:
+    """Latents as tokens [B, n, C], and what is needed on the way back.
+
+    Attributes:
+        size: (h, w) of the latents.
+        skips: features of the U-Net patch layers.
+    """
+
+    tokens: Tensor
+    size: tuple[int, int]
+    skips: Sequence[Tensor] = ()
+
+
 class PaperTransfusion(nn.Module):
     def __init__(
         self,
@@ -84,9 +100,13 @@ class PaperTransfusion(nn.Module):
         self.params = params
         p, kw = params, {"dtype": dtype, "device": device}
         self.decoder = Decoder(p.decoder, dtype, device, operations)
-        self.time_embed = TimeEmbed(p.time_width, p.patch_width, operations, **kw)
-        self.patch_in = operations.Linear(p.patch_width, p.decoder.width, **kw)
-        self.patch_out = operations.Linear(p.decoder.width, p.patch_width, **kw)
+        time = p.unet[0] if p.unet else p.patch_width
+        self.time_embed = TimeEmbed(p.time_width, time, operations, **kw)
+        if p.unet:
+            self.patch_net = PatchUNet(p.channels, p.unet, p.decoder.width, operations, **kw)
+        else:
+            self.patch_in = operations.Linear(p.patch_width, p.decoder.width, **kw)
+            self.patch_out = operations.Linear(p.decoder.width, p.patch_width, **kw)
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -96,8 +116,8 @@ class PaperTransfusion(nn.Module):
     def compute_dtype(self, dtype: torch.dtype) -> None:
         self.decoder.compute_dtype = dtype
 
-    def embed_latents(self, x_BLhw: Tensor, t_B: Tensor) -> Tensor:
-        """Tokens [B, n, C] of latents with the noise of time steps t.
+    def patches(self, x_BLhw: Tensor, t_B: Tensor) -> Patches:
+        """Latents with the noise of time steps t as tokens.
 
         Raises:
             ValueError: a side is no multiple of the patch.
@@ -109,9 +129,14 @@ class PaperTransfusion(nn.Module):
                 f"Latents of {w} x {h} cells do not divide into patches of {p.patch} x {p.patch}."
             )
         time = self.time_embed(time_features(t_B, p.time_width).to(self.compute_dtype))
-        patches = patchify(x_BLhw.to(self.compute_dtype), p.patch)
-        return self.patch_in(patches + time[:, None])
+        x = x_BLhw.to(self.compute_dtype)
+        if p.unet:
+            tokens, skips = self.patch_net.tokens(x, time)
+            return Patches(tokens, (h, w), skips)
+        return Patches(self.patch_in(patchify(x, p.patch) + time[:, None]), (h, w))
 
-    def noise_of(self, hidden_BnC: Tensor, size: tuple[int, int]) -> Tensor:
+    def noise_of(self, hidden_BnC: Tensor, patches: Patches) -> Tensor:
         """The predicted noise, fp32 [B, L, h, w], of the patches' final states."""
-        return unpatchify(self.patch_out(hidden_BnC).float(), self.params.patch, size)
+        if self.params.unet:
+            return self.patch_net.latents(hidden_BnC, patches.skips).float()
+        return unpatchify(self.patch_out(hidden_BnC).float(), self.params.patch, patches.size)

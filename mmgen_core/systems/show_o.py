@@ -128,6 +128,7 @@ def recognise_model(checkpoint: Checkpoint) -> ShowOParams | None:
             f"{checkpoint.path.name} has {vocab} ids, its config says {config['llm_vocab_size']} "
             f"of text, {SPECIALS} special ones, {codes} codes and a mask. One of them is wrong."
         )
+    llm = config.get("llm") or config.get("phi") or {}  # of the language model, where it is said
     decoder = DecoderParams(
         depth=count_of(shapes, r"showo\.model\.layers\.(\d+)\."),
         width=width,
@@ -137,8 +138,10 @@ def recognise_model(checkpoint: Checkpoint) -> ShowOParams | None:
         vocab=vocab,
         head_blocks=(text_vocab + SPECIALS, codes, 1),
         norm="layer",
+        norm_eps=llm.get("layer_norm_eps", 1e-5),
         qk_norm="shared",
-        rotary_share=0.5,
+        rotary_share=llm.get("partial_rotary_factor", 0.5),
+        rotary_base=llm.get("rope_theta", 10000.0),
         gated=False,
         parallel=True,
         attention_bias=True,

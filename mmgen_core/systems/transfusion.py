@@ -179,7 +179,8 @@ def recognise_paper(checkpoint: Checkpoint) -> PaperTransfusionParams | None:
     """Sizes of a model in this pack's own layout of the paper's procedure: a LLaMA with patch
     layers. Its config says patch size, heads and the ids of [BOS] [BOI] [EOI]."""
     shapes, config = checkpoint.shapes, checkpoint.config
-    if "patch_in.weight" not in shapes or "time_embed.0.weight" not in shapes:
+    unet = "patch_net.conv_in.weight" in shapes
+    if "time_embed.0.weight" not in shapes or not (unet or "patch_in.weight" in shapes):
         return None
     trunk = llama.recognise(checkpoint)
     if trunk is None:
@@ -188,18 +189,28 @@ def recognise_paper(checkpoint: Checkpoint) -> PaperTransfusionParams | None:
     head_size = trunk.width // heads
     eps = config.get("rms_norm_eps", PAPER_EPS)
     trunk = replace(trunk, heads=heads, kv_heads=heads, head_size=head_size, norm_eps=eps)
-    patch = config.get("patch_size", 2)
     width, time_width = shapes["time_embed.0.weight"]
+    widths = unet_widths(shapes) if unet else ()
+    patch = 2 ** (len(widths) - 1) if unet else config.get("patch_size", 2)
+    channels = shapes["patch_net.conv_in.weight"][1] if unet else width // patch**2
     return PaperTransfusionParams(
         trunk,
-        channels=width // patch**2,
+        channels=channels,
         patch=patch,
         time_width=time_width,
         bos=config.get("bos_id", trunk.vocab - 3),
         boi=config.get("boi_id", trunk.vocab - 2),
         eoi=config.get("eoi_id", trunk.vocab - 1),
         side=config.get("latent_side", 32),
+        unet=widths,
     )
+
+
+def unet_widths(shapes: Shapes) -> tuple[int, ...]:
+    """Widths of the U-Net patch layers, fine to coarse."""
+    levels = count_of(shapes, r"patch_net\.shrink\.(\d+)\.")
+    coarser = [shapes[f"patch_net.shrink.{i}.conv.weight"][0] for i in range(levels)]
+    return (shapes["patch_net.conv_in.weight"][0], *coarser)
 
 
 _PAPER_NAMES = {

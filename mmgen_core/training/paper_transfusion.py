@@ -67,7 +67,7 @@ def paper_losses(
         times: per sample, the DDPM step of each of its pictures, int64.
         noise: per sample, the noise of each of its pictures.
     """
-    device = model.patch_in.weight.device
+    device = model.decoder.embed.weight.device
     schedule = NoiseSchedule.cosine()
     laid = [lay_out(model.params, sample) for sample in samples]
     x, segments, wanted = [], [], []
@@ -77,9 +77,9 @@ def paper_losses(
         for part, span, step, epsilon in zip(pictures, sequence.spans, t, drawn, strict=True):
             at = step.reshape(1).to(device)
             noised = schedule.noised(part.latents[None].to(device), epsilon.to(device), at)
-            tokens = model.embed_latents(noised, at)[0]
-            row = torch.cat([row[: span.start], tokens, row[span.stop :]])
-            wanted.append(epsilon.to(device))
+            patches = model.patches(noised, at)
+            row = torch.cat([row[: span.start], patches.tokens[0], row[span.stop :]])
+            wanted.append((epsilon.to(device), patches))
         x.append(row)
         segments.append(Segment(None, len(row), omni_mask(len(row), sequence.spans)))
     hidden = model.decoder(torch.cat(x), segments).split([len(row) for row in x])
@@ -90,9 +90,8 @@ def paper_losses(
     errors = []
     for row, sequence in zip(hidden, laid, strict=True):
         for span in sequence.spans:
-            epsilon = wanted[len(errors)]
-            size = tuple(epsilon.shape[-2:])
-            predicted = model.noise_of(row[None, span.start : span.stop], size)[0]
+            epsilon, patches = wanted[len(errors)]
+            predicted = model.noise_of(row[None, span.start : span.stop], patches)[0]
             errors.append(((predicted - epsilon) ** 2).flatten())
     error = torch.cat(errors).mean() if errors else text.new_zeros(())
     return PaperLosses(text, error, text + NOISE_WEIGHT * error)
