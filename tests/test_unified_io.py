@@ -14,6 +14,7 @@ from mmgen_core.checkpoints.convert import convert_checkpoint
 from mmgen_core.decoding.beam_search import search_text
 from mmgen_core.decoding.encoder_prefix import read_prompts
 from mmgen_core.decoding.next_token import TextRules, TokenSampling
+from mmgen_core.decoding.speculative import Speculation
 from mmgen_core.decoding.stream import DecoderStream
 from mmgen_core.image_tokens import ImageTokens
 from mmgen_core.systems import identify
@@ -195,8 +196,8 @@ def test_wrong_prompts(uio, picture):
         uio.draw(text("  "))
     with pytest.raises(ValueError, match="The prompt has no text"):
         uio.draw(text(picture))
-    with pytest.raises(ValueError, match=r"The prompt has \d+ tokens, .* has places for 64"):
-        uio.draw(text("cat " * 80))
+    with pytest.raises(ValueError, match=r"The prompt has \d+ tokens, .* has places for 96"):
+        uio.draw(text("cat " * 120))
     with pytest.raises(ValueError, match="asks for a text, not for a picture"):
         uio.draw(uio.system.task_prompt("caption", picture=picture))
     with pytest.raises(ValueError, match="asks for a picture, not for a text"):
@@ -383,3 +384,9 @@ def test_vocabularies_count_as_published():
     assert added[0] == "<extra_id_1199>" and added[1199] == "<extra_id_0>"
     assert 32000 + added.index("<image_input>") == 33216
     assert 32000 + added.index("[Image] [S]") == 33221 and 32000 + len(added) == 33225
+
+
+def test_speculation_draws_the_very_same_picture(uio):
+    plain = PictureWish(guidance=1, seed=4, batch=2)
+    fast = PictureWish(guidance=1, seed=4, batch=2, speculation=Speculation(5))
+    assert torch.equal(uio.draw(text("a cat"), plain).ids[0], uio.draw(text("a cat"), fast).ids[0])

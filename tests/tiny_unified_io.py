@@ -32,12 +32,12 @@ CONFIG_2 = {
         "default_image_vit_size": [16, 16],
         "default_image_history_vit_size": [8, 8],
         "default_image_size": [SIDE * STRIDE] * 2,
-        "encoder_max_text_length": 64,
+        "encoder_max_text_length": 96,
     },
     "image_vit_cfg": {"num_heads": 2},
     "image_history_cfg": {"max_frames": 4},
 }
-CONFIG_1 = {"encoder_max_text_length": 64, "decoder_max_text_length": 48}
+CONFIG_1 = {"encoder_max_text_length": 96, "decoder_max_text_length": 48}
 
 
 def spm(path: Path, llama: bool) -> Path:
@@ -99,7 +99,7 @@ def tensors_1(text_ids: int, seed: int = 5) -> dict[str, torch.Tensor]:
         CODES,
         patch=4,
         grid=(4, 4),
-        text_limit=64,
+        text_limit=96,
         target_grid=(SIDE, SIDE),
         answer_limit=48,
         stride=STRIDE,

@@ -66,8 +66,19 @@ def write_safetensors(
     """Write a file under another name first, so that a half-written one is never seen."""
     partial = target.with_name(target.name + ".partial")
     try:
-        # Tensors of a pickle may share memory, which the format does not allow.
-        save_file({k: v.clone().contiguous() for k, v in tensors.items()}, partial, metadata)
+        save_file(unshared(tensors), partial, metadata)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a pickle may share memory, which the format does not allow; only those that do
+    are copied, so that a mapped file need not fit into memory."""
+    seen: set[int] = set()
+    own = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        own[name] = tensor.clone().contiguous() if place in seen else tensor.contiguous()
+        seen.add(place)
+    return own

@@ -52,6 +52,11 @@ class UnifiedIOParams:
         return self.text_vocab + self.image_vocab
 
     @property
+    def blocks(self) -> tuple[int, ...]:
+        """Of the head: texts, then image codes."""
+        return self.text_vocab, self.image_vocab
+
+    @property
     def image_start(self) -> int:
         return self.text_vocab - 1
 
@@ -194,6 +199,10 @@ class Target:
                 f"An answer of {limit} tokens was asked for; the model writes at most "
                 f"{self.params.answer_limit}."
             )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The whole model's weights, among which an engine looks for what is not finite."""
+        return self.model.state_dict()
 
     def read(self, prompt: Prompt) -> CrossCache:
         """A cache of one row, with room for the start tokens, whose cross-attention reads the

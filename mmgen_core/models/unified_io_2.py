@@ -66,6 +66,11 @@ class UnifiedIO2Params:
     stride: int = 8
 
     @property
+    def blocks(self) -> tuple[int, ...]:
+        """Of the head that scores image ids."""
+        return image_blocks(self.image_vocab, self.codes)
+
+    @property
     def answer_limit(self) -> int:
         return self.text_limit
 
@@ -219,6 +224,10 @@ class Target:
         self.compute_dtype, self.device = model.compute_dtype, model.run_device
         self.head = model.image_head if kind == "image" else nn.ModuleList([model.text_head])
         self.start = (0,)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The whole model's weights, among which an engine looks for what is not finite."""
+        return self.model.state_dict()
 
     def read(self, prompt: Prompt) -> CrossCache:
         """A cache of one row, with room for the start token, whose cross-attention reads the

@@ -12,7 +12,7 @@ import tiny_unified_io as tiny
 import torch
 from host_process import run_script
 from PIL import Image
-from prompts import fails, node
+from prompts import fails, ids_of, node, read
 from safetensors.torch import save_file
 
 FILES = {"1": "uio1/tiny_uio.bin", "2": "uio2/pytorch_model.bin"}
@@ -197,6 +197,31 @@ def test_bad_input_is_named(host, uio):
     fails(host, with_task(graph(two), "in-paint", "dog", (40, 4, 20, 16)), "has no area within")
     fails(host, finding("tiny_var.safetensors"), "next-token model")
     assert drawn(host, graph(one, seed=1))[0].shape == (SIZE, SIZE, 3)  # the server goes on
+
+
+TEMPLATES = (
+    "unified_io_text_to_image",
+    "unified_io_depth_normals_segmentation",
+    "unified_io_picture_question",
+)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_shipped_workflows_run_on_tiny_files(host, uio, name):
+    prompt = read(name)
+    for entry in prompt.values():
+        inputs = entry["inputs"]
+        inputs |= {key: uio["2"] for key in ("model_name", "tokenizer_name") if key in inputs}
+        if entry["class_type"] == "LoadImage":
+            inputs["image"] = "noise.png"
+        if entry["class_type"] == "PrimitiveBoundingBox":
+            inputs |= {"x": 2, "y": 2, "width": 20, "height": 20}
+        if entry["class_type"] == "TextGenerate":
+            inputs["max_length"] = 8
+    result = host.run(prompt)
+    saving = [entry for entry in prompt.values() if entry["class_type"] == "SaveImage"]
+    assert len(host.images(result)) == len(saving)
+    assert all(result.outputs[key] for key in ids_of(prompt, "SaveImage", "PreviewAny"))
 
 
 LAZY = r"""
