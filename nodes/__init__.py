@@ -6,10 +6,21 @@ from .classes import ClassByName, ImageNetClass
 from .dialogue import DialogueTurn
 from .flow import FlowSampler, FlowStory
 from .interleaved import InterleavedSampler
+from .layout import CheckLayout, PlanLayout, ReadLayout
+from .layout_use import (
+    ComposeLayout,
+    DrawLayout,
+    LayoutToElements,
+    LayoutToGligen,
+    LayoutToMasks,
+    LayoutToRegions,
+)
+from .llm import ConnectLLMEndpoint, LoadLLM
 from .masked import Extrapolate, LoadMaskedModel, MaskedClip, MaskedSampler
 from .next_token import LoadNextTokenModel, NextTokenClip, TokenImageSampler
 from .next_token_prompt import MultimodalPromptNode
 from .query_models import DreamQueries, DreamSigmas, LoadQueryModel
+from .rewrite import RewritePrompt
 from .scale import LoadScaleModel, ScaleSampler
 from .scale_text import EncodeScaleText, LoadTextEncoder
 from .seed import EncodeSeed, LoadSeedTokenizer, SeedCondition, SeedEmbedding
@@ -67,6 +78,18 @@ NODES: list[type[io.ComfyNode]] = [
     SeedEmbedding,
     MixSeedTokens,
     EditSeedTokens,
+    LoadLLM,
+    ConnectLLMEndpoint,
+    RewritePrompt,
+    PlanLayout,
+    ReadLayout,
+    CheckLayout,
+    LayoutToGligen,
+    LayoutToRegions,
+    LayoutToMasks,
+    DrawLayout,
+    LayoutToElements,
+    ComposeLayout,
 ]
 
 

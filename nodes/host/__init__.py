@@ -14,7 +14,7 @@ from .diffusion_models import (
 )
 from .expansion import drawn_then, sampler_names, scheduler_names
 from .folders import model_files, new_tokens_path, register_folders, tokens_files, tokens_path
-from .llm import llm_folders, load_llm
+from .llm import connect_llm, llm_folders, load_llm
 from .loading import (
     MaskedModel,
     NextTokenModel,
@@ -49,8 +49,25 @@ from .small_diffusion import load_small_diffusion
 from .text_encoder import load_text_encoder, text_encoder_files
 from .text_model import FollowText, NotAnEncoder, TextModel, show_text
 from .texts import text_features
+from .writing import (
+    encode_prompt,
+    gligen_boxes,
+    grounding_feature,
+    own_presets,
+    preset_names,
+    with_gligen,
+    write_text,
+)
 
 __all__ = [
+    "gligen_boxes",
+    "with_gligen",
+    "write_text",
+    "preset_names",
+    "own_presets",
+    "grounding_feature",
+    "encode_prompt",
+    "connect_llm",
     "DTYPES",
     "Detokenizer",
     "DreamLLM",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ...mmgen_core.checkpoints.files import CheckpointError
+from ...mmgen_core.conditioners.endpoint import EndpointWriter
+from ...mmgen_core.conditioners.endpoint_http import Endpoint
 from ...mmgen_core.conditioners.folder_llm import is_llm_folder, read_llm
 from ...mmgen_core.conditioners.llm_writer import LlmWriter
 from .folders import FOLDER
@@ -38,6 +42,7 @@ def llm_folders() -> list[str]:
 def _bases() -> list[Path]:
     keys = [key for key in FOLDERS if key in folder_paths.folder_names_and_paths]
     paths = [Path(path) for key in keys for path in folder_paths.get_folder_paths(key)]
+    paths.append(Path(folder_paths.models_dir) / "LLM")  # usual, though no key of the host's own
     return [path for path in paths if path.is_dir()]
 
 
@@ -127,3 +132,30 @@ class TiedHead(nn.Module):
         scores = torch.nn.functional.linear(hidden, weight, self.bias)
         comfy.ops.uncast_bias_weight(layer, weight, None, stream)
         return scores
+
+
+def connect_llm(url: str, model: str, key_variable: str, timeout: float, retries: int) -> TextModel:
+    """A served model; nothing is sent yet."""
+    endpoint = Endpoint(url.strip(), model.strip(), _key(key_variable.strip()), timeout, retries)
+    return TextModel(EndpointWriter(endpoint))
+
+
+def _key(variable: str) -> str:
+    if not variable:
+        return ""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+        raise ValueError(
+            "key_variable holds the name of an environment variable, such as OPENAI_API_KEY, not "
+            "the key: a key in a workflow is shared with it."
+        )
+    if not (variable.endswith("_API_KEY") or variable.startswith("MMGEN_")):
+        # else somebody's workflow could send any secret of this machine to its own server
+        raise ValueError(
+            f"key_variable is {variable}; only variables named ..._API_KEY or MMGEN_... are sent."
+        )
+    if not os.environ.get(variable):
+        raise ValueError(
+            f"The environment variable {variable} is not set where ComfyUI runs. Set it and "
+            f"start ComfyUI again, or leave key_variable empty if the server needs no key."
+        )
+    return os.environ[variable]
