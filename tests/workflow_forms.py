@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 DYNAMIC_COMBO, AUTOGROW = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC_COMBO}
+WIDGET_TYPES.add("BOUNDING_BOXES")  # ComfyUI's canvas
 FRONTEND_ONLY = {"Note", "MarkdownNote", "Reroute"}
 MUTED, BYPASSED = 2, 4
 

@@ -48,12 +48,10 @@ def _bases() -> list[Path]:
 
 def llm_path(name: str) -> Path:
     """The folder of that name, which must lie in one of the model folders."""
-    for base in _bases():
-        path = base / name
-        if (path / "config.json").is_file() and folder_paths.is_within_directory(
-            str(path), str(base)
-        ):
-            return path
+    inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+    for base in _bases() if inside else []:
+        if (base / name / "config.json").is_file():
+            return base / name
     places = ", ".join(str(base) for base in _bases())
     raise CheckpointError(
         f"There is no language model folder {name!r} (with config.json, *.safetensors and a "

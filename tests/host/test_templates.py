@@ -18,6 +18,14 @@ from mmgen_core.commands.places import ROOT
 NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 NO_PUBLIC_FILES = {"transfusion_stream"}  # its authors published none
 REFINER = "var_sd_refiner"  # needs a Stable Diffusion checkpoint
+PICKERS = (
+    "model_name",
+    "tokenizer_name",
+    "text_encoder_name",
+    "clip_name",
+    "ckpt_name",
+    "llm_name",
+)
 LOADERS = ("MMGenLoadScaleModel", "MMGenLoadImageTokenizer")
 
 
@@ -28,7 +36,7 @@ def is_complete(name: str) -> bool:
         value
         for entry in prompt.values()
         for key, value in entry["inputs"].items()
-        if key in ("model_name", "tokenizer_name", "text_encoder_name", "clip_name", "ckpt_name")
+        if key in PICKERS
     }
     return all(value.startswith("mmgen_demo_") for value in names)
 
