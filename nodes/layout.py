@@ -170,6 +170,7 @@ class ReadLayout(io.ComfyNode):
                 io.Combo.Input(
                     "grid",
                     options=GRIDS,
+                    default="auto",
                     tooltip="What the coordinates count in: fractions of the picture, its pixels, "
                     "or a square of that side. auto finds out.",
                 ),

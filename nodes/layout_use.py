@@ -93,6 +93,7 @@ class LayoutToRegions(io.ComfyNode):
                 io.Combo.Input(
                     "mode",
                     options=["area", "mask"],
+                    default="area",
                     tooltip="area: each box is drawn as a picture of its own and mixed in (at "
                     "least 64 pixels wide and high). mask: the whole picture is drawn for each "
                     "prompt and cut out by its mask; slower, blends better.",

@@ -65,7 +65,7 @@ class RewritePrompt(io.ComfyNode):
         return io.Schema(
             node_id="MMGenRewritePrompt",
             display_name="Rewrite Prompt (LLM)",
-            category="mmgen/prompt",
+            category="mmgen/prompts",
             description="Lets a language model turn a wish into a prompt in the style of the "
             "model that draws, with a negative prompt, in several variants if wanted.",
             search_aliases=[
@@ -99,7 +99,10 @@ class RewritePrompt(io.ComfyNode):
                     "it to the preset.",
                 ),
                 io.Combo.Input(
-                    "length", options=list(LENGTHS), tooltip="How long the prompt should be."
+                    "length",
+                    options=list(LENGTHS),
+                    default="as the preset says",
+                    tooltip="How long the prompt should be.",
                 ),
                 io.Int.Input(
                     "variants",

@@ -70,7 +70,9 @@ def read_widgets(inputs: Iterator[tuple[str, str, dict]], values: list) -> dict:
     for name, kind, options in inputs:
         if not is_widget(kind, options):
             continue
-        found[name] = values.pop(0)
+        value = values.pop(0)
+        # a bare list would be taken for a link
+        found[name] = {"__value__": value} if isinstance(value, list) else value
         if options.get("control_after_generate") or options.get("image_upload"):
             values.pop(0)
         if kind == DYNAMIC_COMBO:

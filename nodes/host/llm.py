@@ -66,9 +66,18 @@ def load_llm(name: str, dtype: str) -> TextModel:
     llm = read_llm(llm_path(name), weights)
     replace_layers(llm.module)
     patcher = comfy.model_patcher.CoreModelPatcher(
-        llm.module, load_device=device, offload_device=offload_device
+        Managed(llm.module), load_device=device, offload_device=offload_device
     )
     return TextModel(LlmWriter(llm, lambda: patcher.load_device), patcher)
+
+
+class Managed(nn.Module):
+    """What the patcher holds: it notes the device on its model, where transformers' classes have
+    a property of that name."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
 
 
 def replace_layers(module: nn.Module) -> None:

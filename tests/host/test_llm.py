@@ -58,6 +58,11 @@ def connect(served, **values) -> dict:
     return node("MMGenConnectLLMEndpoint", **(defaults | {"retries": 1} | values))
 
 
+def listed(values: list) -> dict:
+    """A list as a widget's value: a bare one would be taken for a link."""
+    return {"__value__": values}
+
+
 def show(link: list) -> dict:
     return node("PreviewAny", source=link)
 
@@ -230,7 +235,9 @@ def test_canvas_keeps_plan_and_edits(host, served):
     prompt = {
         "llm": connect(served),
         "plan": plan(),
-        "canvas": node("CreateBoundingBoxes", bboxes=["plan", 0], editor_state=[], **CANVAS),
+        "canvas": node(
+            "CreateBoundingBoxes", bboxes=["plan", 0], editor_state=listed([]), **CANVAS
+        ),
         "masks": node("MMGenLayoutToMasks", boxes=["canvas", 2], feather=0, style="oil", **CANVAS),
         "texts": show(["masks", 2]),
         "image": node("MMGenDrawLayout", boxes=["canvas", 2], **CANVAS),
@@ -239,7 +246,10 @@ def test_canvas_keeps_plan_and_edits(host, served):
     assert shown(host, prompt)["texts"] == ["cat, black, oil", "dog, oil"]
     edit = {"x": 10, "y": 20, "width": 100, "height": 50, "metadata": {"desc": "owl"}}
     incoming = host.run(prompt).outputs["canvas"]["input_bboxes"]
-    prompt["canvas"]["inputs"] |= {"editor_state": [edit], "last_incoming": incoming}
+    prompt["canvas"]["inputs"] |= {
+        "editor_state": listed([edit]),
+        "last_incoming": listed(incoming),
+    }
     assert shown(host, prompt)["texts"] == ["owl, oil"]
 
 
@@ -258,7 +268,7 @@ def test_reads_any_text(host):
             aesthetics="",
             lighting="",
             medium="",
-            color_palette=[],
+            color_palette=listed([]),
         ),
         "list": show(["json", 0]),
     }
@@ -314,7 +324,7 @@ def test_pictures_are_composed(host):
         "save": node("PreviewImage", images=["join", 0]),
     }
     image = pixels(host.images(host.run(prompt))[0])
-    assert image.shape == (512, 512, 3) and (image == (255, 0, 0)).all()
+    assert image.shape == (512, 512, 3) and np.abs(image - (255, 0, 0)).max() <= 1
     prompt["red"]["inputs"]["batch_size"] = 1
     fails(host, prompt, "1 pictures for 2 boxes")
 
@@ -323,7 +333,7 @@ def test_pictures_are_composed(host):
 
 
 def test_bad_input(host, llm, served, models):
-    fails(host, {"a": loader("gone"), "b": generate(), "c": show(["b", 0])}, "gone|llm_name")
+    fails(host, {"llm": loader("gone"), "b": generate(), "c": show(["b", 0])}, "gone")
     prompt = {"llm": loader(), "text": generate(text=""), "show": show(["text", 0])}
     prompt["text"]["inputs"]["use_default_template"] = False
     fails(host, prompt, "prompt is empty")
