@@ -29,6 +29,8 @@ class LoadImageTokenizer(io.ComfyNode):
                 "chameleon",
                 "anole",
                 "lumina",
+                "show-o",
+                "magvit",
                 "vqvae",
                 "vq-vae",
                 "vqgan",

@@ -142,8 +142,8 @@ def paper_model(
     return tiny.randomise(PaperTransfusion(p), seed)
 
 
-def write_paper(folder: Path, name: str = "tiny_paper") -> Path:
-    module = paper_model()
+def write_paper(folder: Path, name: str = "tiny_paper", unet: tuple[int, ...] = ()) -> Path:
+    module = paper_model(unet=unet)
     tensors = transfusion.publish_paper(module.state_dict(), module.params)
     config = {"num_attention_heads": 2, "patch_size": 2, "latent_side": 4}
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,13 +23,15 @@ from ..tokenizers.lookup_free import LevelParams, LookupFreeParams, LookupFreeTo
 from . import loop
 from .captions import captioned_drawings
 from .drawings import load_drawings
+from .models import load_model
 from .multiscale_vq import as_input, autocast, numbers, psnr, reconstruction_loss
 
 log = logging.getLogger(__name__)
 
 COMMITMENT, ENTROPY = 0.1, 0.05
 WARM_UP = 0.05  # share of the run before the signs join in
-CORE_SHARE = 0.6  # of a batch: drawings of the core, on which the transformer is trained
+CORE_SHARE = 0.6  # drawings of the core, on which the transformer is trained
+READS_CODES = ("post_quant_conv.", "conv_in.")
 FILE = "mmgen_demo_magvit.safetensors"
 
 
@@ -58,12 +60,13 @@ class Pictures:
         others = drawings.pixels[~drawings.held_out]
         self.core = torch.from_numpy(np.stack([one.picture for one in core])).to(device)
         self.others = torch.from_numpy(others).to(device)
+        self.share = args.core_share
         held = captioned_drawings(args.side, "core", "held-out", args.cache)
         self.held = torch.from_numpy(np.stack([one.picture for one in held])).to(device)
 
     def batch(self, size: int) -> Tensor:
         """[size, 3, H, W] in -1..1."""
-        count = round(CORE_SHARE * size)
+        count = round(self.share * size)
         rows = [
             pool[torch.randint(len(pool), (n,), device=pool.device)]
             for pool, n in ((self.core, count), (self.others, size - count))
@@ -109,6 +112,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--groups", type=int, default=2, help="of GroupNorm; few are fast on a CPU")
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--core-share", type=float, default=CORE_SHARE, help="of a batch")
+    parser.add_argument("--polish", metavar="FILE", help="train this tokenizer's decoder on")
     return parser.parse_args(argv)
 
 
@@ -128,7 +133,9 @@ def build(args: argparse.Namespace) -> LookupFreeTokenizer:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     device = loop.start(args)
-    model = build(args).to(device, memory_format=torch.channels_last)
+    model = load_model(args.polish, device) if args.polish else build(args)
+    model = model.to(device, memory_format=torch.channels_last)
+    model.decoder.requires_grad_(True)
     pictures = Pictures(args, device)
     log.info("%d parameters, %d core drawings", loop.parameter_count(model), len(pictures.core))
     ema = train(model, pictures, args, device)
@@ -141,21 +148,27 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(model: nn.Module, pictures: Pictures, args, device: torch.device) -> loop.Ema:
     """Runs until the budget is spent; returns the averaged weights."""
-    optimiser = torch.optim.Adam(model.parameters(), lr=args.rate, betas=(0.9, 0.99), fused=True)
+    learned = list(model.parameters())
+    if args.polish:  # the others get gradients, too, but are not moved
+        parts = model.decoder.named_parameters()
+        learned = [p for name, p in parts if not name.startswith(READS_CODES)]
+    optimiser = torch.optim.Adam(learned, lr=args.rate, betas=(0.9, 0.99), fused=True)
     ema, budget = loop.Ema(model, 0.998), loop.Budget(args.minutes, args.steps)
-    state = loop.RunState(Path(args.runs) / "lookup_free.pt")
+    name = "lookup_free_polish.pt" if args.polish else "lookup_free.pt"
+    state = loop.RunState(Path(args.runs) / name)
     if not args.fresh:
         state.load(model, optimiser, ema, budget)
     torch.manual_seed(args.seed + 1000 * loop.rank() + budget.step)
     while (progress := budget.progress) < 1:
         loop.set_rate(optimiser, loop.one_cycle(progress, args.rate))
         picture = pictures.batch(args.batch)
-        out, extra, _ = reconstruct(model, picture, progress >= WARM_UP)
+        quantised = bool(args.polish) or progress >= WARM_UP
+        out, extra, _ = reconstruct(model, picture, quantised)
         error = reconstruction_loss(out, picture)
         optimiser.zero_grad(set_to_none=True)
-        (error + extra).backward()
+        (error if args.polish else error + extra).backward()
         loop.average_gradients(model)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(learned, 1.0)
         optimiser.step()
         ema.update(model, budget.step)
         if budget.step % 100 == 0:

@@ -197,6 +197,42 @@ def test_transfusion_tells_stories(host, show_o):
         assert "a heart" in json.dumps(host.run(prompt).outputs)
 
 
+def turn(action: str, text: str, **given) -> dict:
+    inputs = {"seed": 1, "steps": 3, "guidance": 1.75, "max_tokens": 8, "temperature": 0.0}
+    return node(
+        "MMGenDialogueTurn",
+        model=["model", 0],
+        tokenizer=["tokenizer", 0],
+        text=text,
+        action=action,
+        **inputs,
+        **given,
+    )
+
+
+def test_a_dialogue_draws_and_answers(host, show_o):
+    prompt = loaders(MODEL, TOKENIZER)
+    prompt["first"] = turn("draw", "a red heart")
+    prompt["second"] = turn("answer", "What is this?", dialogue=["first", 0])
+    prompt["third"] = turn("answer", "What else?", dialogue=["second", 0])
+    prompt["save"] = node("SaveImage", images=["third", 3], filename_prefix="test")
+    prompt["show"] = node("PreviewAny", source=["third", 2])
+    result = host.run(prompt)
+    assert len(host.images(result)) == 1
+    said = json.dumps(result.outputs["show"])
+    assert "User: a red heart" in said and "<image>" in said and "User: What else?" in said
+
+
+def test_a_dialogue_about_a_given_picture(host, show_o):
+    prompt = loaders(MODEL, TOKENIZER)
+    prompt["picture"] = node("LoadImage", image="shades.png")
+    prompt["first"] = turn("answer", "What is this?", image=["picture", 0])
+    prompt["show"] = node("PreviewAny", source=["first", 1])
+    assert "show" in host.run(prompt).outputs
+    prompt["picture"] = node("LoadImage", image="oblong.png")
+    fails(host, prompt, "24 x 20")
+
+
 def test_precisions(host, show_o):
     for dtype in ("bf16", "int8"):
         prompt = graph(seed=2)
