@@ -12,7 +12,8 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 import torch
-from torch import Tensor
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor, nn
 
 from ...mmgen_core.checkpoints.files import CheckpointError
 from ...mmgen_core.models.sdxl_adapter import SdxlAdapter
@@ -74,15 +75,41 @@ def stock_unet(unet: Mapping[str, Tensor], name: str, dtype: str) -> Any:
             f"{name} holds {len(unet)} tensors of a UNet, which is no whole SDXL. If it is the "
             f"part that SEED-X trained, connect SDXL base 1.0 (Load Checkpoint) as base_model."
         )
-    missing = sorted(set(comfy.utils.unet_to_diffusers(config.unet_config)) - set(unet))
-    missing = [key for key in missing if not key.startswith("class_embedding.")]
-    if missing:
+    if missing := missing_tensors(config.unet_config, unet):
         raise CheckpointError(
             f"{name} lacks {len(missing)} tensors of the UNet, such as {missing[0]}. Connect SDXL "
             f"base 1.0 (Load Checkpoint) as base_model, on which the file's part is laid."
         )
     options = {"dtype": DTYPES[dtype]} if dtype in DTYPES else {}
     return comfy.sd.load_diffusion_model_state_dict(dict(unet), model_options=options)
+
+
+class _Layers:
+    """torch's own layers, for a UNet of which only the names of its tensors are wanted."""
+
+    Linear, Conv2d, Conv3d = nn.Linear, nn.Conv2d, nn.Conv3d
+    GroupNorm, LayerNorm, Embedding = nn.GroupNorm, nn.LayerNorm, nn.Embedding
+
+    @staticmethod
+    def conv_nd(dims: int, *sizes: Any, **options: Any) -> nn.Module:
+        return nn.Conv2d(*sizes, **options)
+
+
+def missing_tensors(config: Mapping[str, Any], unet: Mapping[str, Tensor]) -> list[str]:
+    """Diffusers' names of what a UNet of this config needs and a file lacks.
+
+    ComfyUI's table of names has more than any one UNet, so the UNet itself is asked.
+    """
+    sizes = {**config, "device": "meta", "dtype": torch.float32, "operations": _Layers}
+    needed = set(UNetModel(**sizes).state_dict())
+    names: dict[str, list[str]] = {}
+    for theirs, ours in comfy.utils.unet_to_diffusers(config).items():
+        names.setdefault(ours, []).append(theirs)
+    return sorted(
+        theirs[0]
+        for ours, theirs in names.items()
+        if ours in needed and not any(name in unet for name in theirs)
+    )
 
 
 def overlaid(base: Any, unet: Mapping[str, Tensor], name: str) -> Any:
