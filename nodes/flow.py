@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..mmgen_core.decoding.flow_stream import StreamSampling
 from ..mmgen_core.systems.masked_models import transfusion_of
-from ..mmgen_core.systems.transfusion_runs import draw, write
+from ..mmgen_core.systems.transfusion_runs import draw, memory_required, write
 from . import host
 from .api import MaskedModel, io
 from .inputs import MAX_SEED, batch_input, seed_input
@@ -64,7 +64,8 @@ class FlowSampler(io.ComfyNode):
 
         def rows(start: int, stop: int) -> Tensor:
             begin = (seed + start) % (MAX_SEED + 1)
-            with host.loaded(model) as device:
+            needed = memory_required(module, grid, len(ids) + 16, stop - start)
+            with host.loaded(model, memory_required=needed) as device:
                 progress = host.StepProgress()
                 return draw(module, ids, grid, sampling, begin, stop - start, device, progress)
 
@@ -147,7 +148,8 @@ class FlowStory(io.ComfyNode):
         sampling = StreamSampling(steps, guidance, temperature, max_tokens=max_tokens)
         given = list(pictures["samples"]) if pictures is not None else []
         grid = chosen_grid(latent_width, latent_height)
-        with host.loaded(model) as device:
+        needed = memory_required(module, grid, max_tokens, 1)
+        with host.loaded(model, memory_required=needed) as device:
             progress = host.StepProgress()
             said, drawn = write(
                 module, model.text, text, given, grid, sampling, seed, device, progress

@@ -15,7 +15,13 @@ from mmgen_core.decoding.flow_sequence import Picture, omni_mask
 from mmgen_core.decoding.flow_stream import FlowStream, StreamSampling
 from mmgen_core.models.decoder import Segment
 from mmgen_core.systems import identify, transfusion
-from mmgen_core.systems.transfusion_runs import ByteTokenizer, draw, prompt_parts, write
+from mmgen_core.systems.transfusion_runs import (
+    ByteTokenizer,
+    draw,
+    memory_required,
+    prompt_parts,
+    write,
+)
 from mmgen_core.training.paper_transfusion import lay_out, paper_losses
 from mmgen_core.training.transfusion import flow_losses
 
@@ -232,3 +238,17 @@ def test_the_next_document_ends_a_paper_stream(paper, monkeypatch):
     sampling = StreamSampling(2, 1.0, 0, max_tokens=50)
     (text,) = diffusion_stream.generate(paper, [torch.tensor([1])], 0, sampling, "cpu")
     assert text.tolist() == [paper.params.bos, 1, 7, 8, paper.params.bos]
+
+
+def test_a_weight_that_is_no_number_is_named():
+    model = tiny_masked.paper_model()
+    model.decoder.norm.weight.data[0] = torch.nan
+    with pytest.raises(FloatingPointError, match="NaN or infinity in decoder.norm.weight"):
+        draw(model, [1], None, StreamSampling(2, 1.0), 0, 1, CPU)
+
+
+@pytest.mark.parametrize("name", ["flow", "paper"])
+def test_announced_memory_grows_with_the_batch(name, request):
+    model = request.getfixturevalue(name)
+    one, four = (memory_required(model, None, 10, rows) for rows in (1, 4))
+    assert 0 < one < four

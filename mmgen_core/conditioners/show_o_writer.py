@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..decoding.kv_cache import KVCache
 from ..decoding.next_token import TextRules, TokenSampling, uniform_noise, write_text
 from ..decoding.picture_question import read_codes_question, read_features_question
 from ..decoding.stream import Context, DecoderStream, Prefix, prefill
@@ -63,6 +64,15 @@ class ShowOWriter:
             raise ValueError(f"{self.name} has no place for a system prompt: leave it empty.")
         picture = request.images[0] if request.images else None
         return Question(request.text, picture, request.template)
+
+    def memory_required(self, prompt: Question, settings: TextSettings) -> int:
+        """Bytes of a run beside the weights: keys and values, and the picture's pass."""
+        p, d = self.model.params, self.model.params.decoder
+        picture = 576 if p.clip_width else p.image_tokens
+        read = picture + 64 + len(prompt.text)
+        dtype = self.model.compute_dtype
+        shape = (d.depth, 2, d.kv_heads, read + settings.max_tokens, d.head_width)
+        return KVCache.nbytes(*shape, dtype) + read * (4 * d.width + d.mlp_width) * dtype.itemsize
 
     def write(
         self,

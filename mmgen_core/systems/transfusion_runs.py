@@ -3,6 +3,7 @@ text and pictures."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..checkpoints.architecture import require_finite
 from ..decoding import diffusion_stream, flow_stream
 from ..decoding.diffusion_stream import DiffusionStream, random_steps
 from ..decoding.flow_sequence import Part, Picture, picture_size
 from ..decoding.flow_stream import FlowStream, StreamSampling
+from ..decoding.kv_cache import KVCache
 from ..decoding.noise import row_generators
 from ..models.flow_transformer import FlowTransformer, FlowTransformerParams
 from ..models.paper_transfusion import PaperTransfusion, PaperTransfusionParams
@@ -98,7 +101,7 @@ def draw(
         size = (p.channels, *(grid or (p.side, p.side)))
         noise, steps = random_steps(generators, size, sampling.steps)
         stream = DiffusionStream(model, [*prompt, torch.tensor([p.boi])], sampling, device)
-        return checked(stream.draw(noise.to(device), steps, shown)).cpu()
+        return checked(stream.draw(noise.to(device), steps, shown), model).cpu()
     p = model.params
     kind = p.kinds[0]
     tokens = token_grid_of(model, grid)
@@ -106,7 +109,7 @@ def draw(
     start = torch.tensor([*p.shape_ids(tokens), p.som(0)])
     noise = torch.stack([torch.randn(size, generator=g) for g in generators])
     stream = FlowStream(model, [*prompt, start], sampling, device)
-    drawn = checked(flow_stream.solve(stream, noise.to(device), shown))
+    drawn = checked(flow_stream.solve(stream, noise.to(device), shown), model)
     return (drawn if kind.channels_first else drawn.movedim(-1, 1)).cpu()
 
 
@@ -132,14 +135,36 @@ def token_grid_of(model: FlowTransformer, grid: tuple[int, int] | None) -> tuple
     return tuple(cells // kind.reduction for cells in grid)
 
 
-def checked(latents: Tensor) -> Tensor:
+def checked(latents: Tensor, model: TransfusionModel) -> Tensor:
     """The latents, if they are finite."""
-    if not torch.isfinite(latents).all():
-        raise ValueError(
-            "The latents are not finite: the file has bad weights, or the precision overflowed. "
-            "Choose fp32 or bf16, or another file."
-        )
+    require_finite(latents, "The picture", {"the model": model})
     return latents
+
+
+def memory_required(
+    model: TransfusionModel, grid: tuple[int, int] | None, tokens: int, rows: int
+) -> int:
+    """Bytes a run takes beside the weights, both guidance branches: keys and values, the widest
+    activations, and in the lucidrains layout the attention scores and all layers' states.
+
+    Args:
+        tokens: read or written besides a picture's.
+    """
+    size = model.compute_dtype.itemsize
+    if isinstance(model, PaperTransfusion):
+        d, p = model.params.decoder, model.params
+        cells = grid or (p.side, p.side)
+        count = cells[0] * cells[1] // p.patch**2
+        shape = (d.depth, 2 * rows, d.kv_heads, tokens + count, d.head_width)
+        cache = KVCache.nbytes(*shape, model.compute_dtype)
+        return cache + 2 * rows * count * (4 * d.width + 3 * d.mlp_width) * size
+    f = model.params
+    count = math.prod(token_grid_of(model, grid))
+    shape = (f.depth, 2 * rows, f.heads, tokens + count, f.head_size)
+    cache = KVCache.nbytes(*shape, model.compute_dtype)
+    states = 2 * rows * count * f.width * (f.depth + 8) * size
+    scores = 2 * rows * f.heads * count * (tokens + count) * 4 * 3
+    return cache + states + scores
 
 
 @torch.inference_mode()
@@ -183,7 +208,7 @@ def write(
     stacked = [p.latents if first else p.latents.movedim(-1, 0) for p in drawn]
     if len({tuple(latents.shape) for latents in stacked}) > 1:
         raise ValueError("The model drew pictures of several sizes; one LATENT holds one size.")
-    return said, checked(torch.stack(stacked))
+    return said, checked(torch.stack(stacked), model)
 
 
 def prompt_parts(
