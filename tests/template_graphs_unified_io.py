@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from template_graphs_llm import GLIGEN, GLIGEN_URL, SD, SD_URL
 from template_parts import Node, Template, decode
 
 HUB = "https://huggingface.co/allenai"
@@ -9,7 +10,12 @@ FILE, FOLDER = "pytorch_model.bin", "uio2-xl-bfloat16"
 URL = f"{HUB}/{FOLDER}"
 UIO1 = "https://ai2-prior-uio.s3.us-west-2.amazonaws.com/public/model-weights-bin"
 ENTRY = (FILE, URL, f"mmgen/{FOLDER}")
-PUBLIC_FILES = {"MMGenLoadNextTokenModel": [ENTRY], "MMGenLoadImageTokenizer": [ENTRY]}
+PUBLIC_FILES = {
+    "MMGenLoadNextTokenModel": [ENTRY],
+    "MMGenLoadImageTokenizer": [ENTRY],
+    "CheckpointLoaderSimple": [(SD, SD_URL, "checkpoints")],
+    "GLIGENLoader": [(GLIGEN, GLIGEN_URL, "gligen")],
+}
 
 MODELS_NOTE = f"""## Models
 
@@ -203,12 +209,8 @@ def find_to_gligen() -> Template:
     shown = t.add("DrawBBoxes", (360, 300), bboxes=found[0], image=square[0])
     t.add("PreviewImage", (360, 400), "What was found", (320, 360), images=shown[0])
     t.add("PreviewAny", (360, 800), "Labels and places", (320, 160), source=found[1])
-    checkpoint = t.add(
-        "CheckpointLoaderSimple", (740, 0), ckpt_name="v1-5-pruned-emaonly-fp16.safetensors"
-    )
-    gligen = t.add(
-        "GLIGENLoader", (740, 150), gligen_name="gligen_sd14_textbox_pruned_fp16.safetensors"
-    )
+    checkpoint = t.add("CheckpointLoaderSimple", (740, 0), ckpt_name=SD)
+    gligen = t.add("GLIGENLoader", (740, 150), gligen_name=GLIGEN)
     positive, negative = (
         t.add("CLIPTextEncode", (740, y), title, (320, 120), text=text, clip=checkpoint[1])
         for y, title, text in (
@@ -246,7 +248,7 @@ def find_to_gligen() -> Template:
     t.note(
         "The boxes of Find Objects carry labels, so they go into every layout node: edit them on "
         "the stock canvas, turn them into masks or regional prompts. Needs Stable Diffusion 1.5 "
-        "and GLIGEN's text-box model in `ComfyUI/models/gligen`.",
+        f"and [GLIGEN's text-box model]({GLIGEN_URL}) in `ComfyUI/models/gligen`.",
         (740, 620),
         (340, 170),
     )

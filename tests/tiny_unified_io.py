@@ -150,11 +150,14 @@ def write_1(folder: Path, msgpack: bool = True) -> Path:
     return folder / "tiny_uio.bin"
 
 
-def write_2(folder: Path) -> Path:
+FINDS_A_BOX = 15  # a seed whose random model answers with a box where places are forced
+
+
+def write_2(folder: Path, seed: int = 6) -> Path:
     """Unified-IO 2 as published: a torch checkpoint, its config and LLaMA's vocabulary."""
     vocabulary = spm(folder / "tokenizer.model", llama=True)
     (folder / "config.json").write_text(json.dumps(CONFIG_2))
-    torch.save(tensors_2(pieces(vocabulary) + 1225), folder / "pytorch_model.bin")
+    torch.save(tensors_2(pieces(vocabulary) + 1225, seed), folder / "pytorch_model.bin")
     return folder / "pytorch_model.bin"
 
 

@@ -8,6 +8,8 @@ import shutil
 
 import numpy as np
 import pytest
+import tiny_gligen
+import tiny_sd15
 import tiny_unified_io as tiny
 import torch
 from host_process import run_script
@@ -222,6 +224,38 @@ def test_shipped_workflows_run_on_tiny_files(host, uio, name):
     saving = [entry for entry in prompt.values() if entry["class_type"] == "SaveImage"]
     assert len(host.images(result)) == len(saving)
     assert all(result.outputs[key] for key in ids_of(prompt, "SaveImage", "PreviewAny"))
+
+
+def test_found_objects_are_drawn_anew_in_their_places(host, uio, models):
+    """The shipped chain to GLIGEN on the smallest files, with places forced."""
+    prompt = read("unified_io_find_to_gligen")
+    tiny.write_2(models / "finder", tiny.FINDS_A_BOX)
+    names = {"model_name": "finder/pytorch_model.bin", "image": "noise.png"}
+    for entry in prompt.values():
+        inputs = entry["inputs"]
+        inputs |= {k: v for k, v in names.items() if isinstance(inputs.get(k), str)}
+        sizes = {key: 64 for key in ("width", "height") if key in inputs}
+        inputs |= sizes | ({"steps": 1} if "steps" in inputs else {})
+        if entry["class_type"] == "MMGenUnifiedIOFind":
+            inputs |= {"threshold": 0.0, "max_tokens": 90, "overlap": 1.0}
+    files = {
+        tiny_sd15: ("checkpoints", "CheckpointLoaderSimple", "ckpt_name"),
+        tiny_gligen: ("gligen", "GLIGENLoader", "gligen_name"),
+    }
+    paths = []
+    for module, (folder, kind, key) in files.items():
+        name = prompt[ids_of(prompt, kind)[0]]["inputs"][key]
+        path = host.models_dir / folder / name
+        path.parent.mkdir(exist_ok=True)
+        module.write(path)
+        paths.append(path)
+    try:
+        result = host.run(prompt)
+    finally:
+        for path in paths:
+            path.unlink()
+    saved = {file.node for file in host.image_files(result)}
+    assert set(ids_of(prompt, "SaveImage", "PreviewImage")) <= saved
 
 
 LAZY = r"""
