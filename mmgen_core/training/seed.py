@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 WARM_UP = 0.08  # share of the second stage before the codebook joins in
 REVIVE_EVERY = 100
+AVERAGING = 0.99  # the run is short
 NO_CONDITION = 0.1  # share of pictures drawn from zeros, for guidance
 NOISES = 2  # noise levels per picture and step
 SIGNAL_FLOOR = 5.0  # min-SNR weighting (Hang et al. 2023)
@@ -171,7 +172,7 @@ def train(model: Trained, pictures: SeedPictures, words: Words, args, device) ->
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01
     )
-    ema, budget = loop.Ema(model, 0.998), loop.Budget(args.minutes, args.steps)
+    ema, budget = loop.Ema(model, AVERAGING), loop.Budget(args.minutes, args.steps)
     state = loop.RunState(Path(args.runs) / "seed.pt", every_seconds=60)
     if not args.fresh:
         state.load(model, optimiser, ema, budget)
@@ -183,7 +184,7 @@ def train(model: Trained, pictures: SeedPictures, words: Words, args, device) ->
         if first and progress >= args.first:
             first = False
             model.begin_second_stage()
-            ema = loop.Ema(model, 0.998)
+            ema = loop.Ema(model, AVERAGING)
         if not quantised and progress >= warm_end(args):
             quantised = True
             place_codes(model.tokenizer, sample_vectors(model, pictures, device))

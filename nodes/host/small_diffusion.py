@@ -109,6 +109,7 @@ def stock_model(
     checkpoint: Checkpoint, settings: dict[str, Any], weights: torch.dtype, device: torch.device
 ) -> Any:
     config = comfy.supported_models.SD15(settings)
+    config.unet_config |= settings  # the class puts Stable Diffusion's number of heads in
     config.latent_format = comfy.latent_formats.LatentFormat()
     config.latent_format.latent_channels = settings["in_channels"]
     config.latent_format.scale_factor = checkpoint.config.get("scaling_factor", 1.0)
