@@ -143,9 +143,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--vocab", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=16, help="of the second stage")
     parser.add_argument("--first-batch", type=int, default=48, help="contrast wants many pictures")
-    parser.add_argument(
-        "--groups", default="heart,shape,face,animal,fruit,sky,plant", help="of the core motifs"
-    )
+    parser.add_argument("--groups", default="heart,shape,face,fruit,sky", help="of the core motifs")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--vae", default="models/mmgen_demo_vae.safetensors")
     parser.add_argument("--save-at", type=float, default=10.0, help="minutes between saved models")
