@@ -16,7 +16,7 @@ from mmgen_core.models.qformer import QFormerParams
 from mmgen_core.systems import identify
 from mmgen_core.systems.seed import check_vision, joined_files, unused_block
 from mmgen_core.systems.seed_layout import convert_first_stage, publish_first_stage
-from mmgen_core.tokenizers.seed import see
+from mmgen_core.tokenizers.seed import SeedImageTokenizer, see
 from mmgen_core.tokenizers.seed_contrast import SeedContrast, SeedContrastParams
 from mmgen_core.tokenizers.seed_edit import mixed, positions, with_codes
 
@@ -133,6 +133,18 @@ def test_tokens_of_another_codebook_and_form():
     high = ImageTokens((tokens.ids[0] + 60,), tokenizer.fingerprint)
     with pytest.raises(ValueError, match=r"0\.\.63"):
         tokenizer.decode(high)
+
+
+def test_weights_that_are_no_numbers():
+    vision, tokenizer = tiny_seed.vision(), tiny_seed.tokenizer(2)
+    whole = SeedImageTokenizer(tokenizer, vision, "tiny.pt")
+    tokens = whole.encode(pictures())
+    tokenizer.detokenizer.project.bias[0] = torch.nan
+    with pytest.raises(FloatingPointError, match="the SEED tokenizer .*detokenizer.project.bias"):
+        whole.decode(tokens)
+    vision.blocks[1].norm1.weight[0] = torch.inf
+    with pytest.raises(FloatingPointError, match="vision transformer .*blocks.1.norm1.weight"):
+        whole.encode(pictures())
 
 
 # Mixing and editing

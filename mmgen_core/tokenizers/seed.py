@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.architecture import require_finite
 from ..conditioners.reverse_qformer import Detokenizer, DetokenizerParams
 from ..image_tokens import ImageTokens
 from ..models.qformer import QFormer, QFormerParams
@@ -106,7 +107,9 @@ class SeedTokenizer(nn.Module):
 
     def encode(self, vision_BNK: Tensor) -> ImageTokens:
         """Tokens of what the vision transformer saw."""
-        ids_BQ = self.nearest(self.code_inputs(self.states(vision_BNK)))
+        z_BQc = self.code_inputs(self.states(vision_BNK))
+        require_finite(z_BQc, "What the codes are chosen by", {"the SEED tokenizer": self})
+        ids_BQ = self.nearest(z_BQc)
         return ImageTokens((ids_BQ[:, None].cpu(),), self.fingerprint)
 
     def features(self, tokens: ImageTokens, device: torch.device | None = None) -> Tensor:
@@ -139,7 +142,9 @@ class SeedTokenizer(nn.Module):
 
     def condition(self, codes_BQc: Tensor) -> Tensor:
         """The condition [B, tokens, W] of code vectors [B, 32, code width]."""
-        return self.detokenizer(self.decode_task_layer(codes_BQc.to(self.compute_dtype))).float()
+        found = self.detokenizer(self.decode_task_layer(codes_BQc.to(self.compute_dtype))).float()
+        require_finite(found, "The condition", {"the SEED tokenizer": self})
+        return found
 
 
 def see(
@@ -198,7 +203,9 @@ class SeedImageTokenizer:
                 f"The picture has {image_BHWC.shape[-1]} channels; SEED takes 3 (red, green, "
                 f"blue). Remove alpha with the stock node Split Image with Alpha."
             )
-        return self.tokenizer.encode(see(self.vision, image_BHWC, method, device))
+        seen = see(self.vision, image_BHWC, method, device)
+        require_finite(seen, "What was seen", {"the vision transformer": self.vision})
+        return self.tokenizer.encode(seen)
 
     def features(self, tokens: ImageTokens, device: torch.device | None = None) -> Tensor:
         return self.tokenizer.features(tokens, device)
