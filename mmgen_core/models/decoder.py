@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..decoding.kv_cache import KVCache
+from .few_rows import project
 
 
 @dataclass(frozen=True)
@@ -173,15 +174,15 @@ class Attention(nn.Module):
     def forward(
         self, x_NC: Tensor, layer: int, segments: Sequence[Segment], table: Tensor
     ) -> Tensor:
-        q = self.q(x_NC).unflatten(-1, (self.heads, self.head_width))
-        k = self.k(x_NC).unflatten(-1, (self.kv_heads, self.head_width))
-        v = self.v(x_NC).unflatten(-1, (self.kv_heads, self.head_width))
+        q = project(self.q, x_NC).unflatten(-1, (self.heads, self.head_width))
+        k = project(self.k, x_NC).unflatten(-1, (self.kv_heads, self.head_width))
+        v = project(self.v, x_NC).unflatten(-1, (self.kv_heads, self.head_width))
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, table), rotate(k, table)
         sizes = [segment.tokens for segment in segments]
         parts = zip(segments, q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
-        return self.o(torch.cat([self.attend(layer, *part) for part in parts]))
+        return project(self.o, torch.cat([self.attend(layer, *part) for part in parts]))
 
     def attend(self, layer: int, segment: Segment, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """One segment's attention [tokens, H * D]; its keys and values go into its cache."""
@@ -216,8 +217,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is not None:
-            return self.down(F.silu(self.gate(x)) * self.up(x))
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+            return project(self.down, F.silu(project(self.gate, x)) * project(self.up, x))
+        return project(self.down, F.gelu(project(self.up, x), approximate="tanh"))
 
 
 def make_norm(params: DecoderParams, operations: Any, **kw) -> nn.Module:
@@ -292,7 +293,9 @@ class Decoder(nn.Module):
     def scores(self, hidden: Tensor, blocks: slice | None = None) -> Tensor:
         """fp32 logits [..., V], or of the ids in some of the head's blocks."""
         chosen = self.head[blocks] if blocks is not None else self.head
-        return torch.cat([block(hidden).float() for block in chosen], dim=-1)
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        scores = torch.cat([project(block, rows).float() for block in chosen], dim=-1)
+        return scores.view(*hidden.shape[:-1], -1)
 
     def cache(self, rows: int, capacity: int, device: torch.device | str) -> KVCache:
         """An empty cache for ``rows`` sequences of at most ``capacity`` tokens."""
