@@ -12,6 +12,7 @@ import argparse
 import json
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,12 +92,23 @@ def tokenise(
     return Tokenised(torch.cat(codes).flatten(1), prompts, answers)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Sequences of one length: ids [B, L], masks [B, 1, L, L], labels [B, L] (-1 for none)."""
+
+    ids: Tensor
+    masks: Tensor
+    labels: Tensor
+
+
 class Batches:
-    """Rows of training: sequences of one length with their masks and what is to be predicted."""
+    """Rows of training."""
 
     def __init__(self, params: ShowOParams, data: Tokenised, text: TextTokenizer):
         self.params, self.data = params, data
         self.questions = [text.encode(question_text(question)) for question in QUESTIONS]
+        texts = max(map(len, self.questions)) + max(map(len, data.answers))
+        self.longest = data.codes.shape[1] + 5 + texts
 
     def drawing(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
         """Ids, mask and labels (the masked codes, else -1) of a drawing to complete."""
@@ -116,40 +128,45 @@ class Batches:
         labels[-len(codes) - 1 : -1] = torch.where(masked, codes, -1)
         return whole, drawing_mask(whole, p), labels
 
-    def question(self, row: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    def question(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
         """Ids, mask and labels (the id after each of the answer's) of a question."""
         p, answer = self.params, self.data.answers[row]
         asked = self.questions[int(torch.randint(len(self.questions), ()))]
-        whole = question_ids(p, self.data.codes[row], [*asked, *answer, p.end_of_text])[:length]
+        whole = question_ids(p, self.data.codes[row], [*asked, *answer, p.end_of_text])
         start = len(whole) - len(answer) - 1
-        labels = torch.full((length,), -1)
+        labels = torch.full((self.longest,), -1)
         labels[start - 1 : len(whole) - 1] = whole[start:]
-        ids = torch.cat([whole, whole.new_full((length - len(whole),), p.end_of_text)])
+        ids = torch.cat([whole, whole.new_full((self.longest - len(whole),), p.end_of_text)])
         return ids, question_mask(ids, p), labels
 
-    def batch(self, drawings: int, questions: int) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, L] ids, [B, 1, L, L] masks, [B, L] labels; drawings first."""
+    def batch(self, drawings: int, questions: int) -> tuple[Rows, Rows]:
+        """Drawings to complete, and questions."""
         rows = torch.randint(len(self.data.codes), (drawings + questions,)).tolist()
-        made = [self.drawing(row) for row in rows[:drawings]]
-        length = len(made[0][0])
-        made += [self.question(row, length) for row in rows[drawings:]]
-        ids, masks, labels = (torch.stack(parts) for parts in zip(*made, strict=True))
-        return ids, masks[:, None], labels
+        drawn = [self.drawing(row) for row in rows[:drawings]]
+        return stacked(drawn), stacked([self.question(row) for row in rows[drawings:]])
 
 
-def losses(model: ShowO, batch: tuple[Tensor, Tensor, Tensor], drawings: int) -> tuple:
+def stacked(rows: list[tuple[Tensor, Tensor, Tensor]]) -> Rows:
+    ids, masks, labels = (torch.stack(parts) for parts in zip(*rows, strict=True))
+    return Rows(ids, masks[:, None], labels)
+
+
+def losses(model: ShowO, drawings: Rows, questions: Rows) -> tuple[Tensor, Tensor]:
     """Cross entropy of the masked codes, and of the answers."""
-    ids, masks, labels = batch
+    return (
+        masked_loss(model, drawings, model.code_scores),
+        masked_loss(model, questions, model.decoder.scores),
+    )
+
+
+def masked_loss(model: ShowO, rows: Rows, score: Callable[[Tensor], Tensor]) -> Tensor:
+    """Cross entropy where the rows have labels."""
     device = model.decoder.embed.weight.device
-    ids, masks, labels = ids.to(device), masks.to(device), labels.to(device)
+    ids, masks, labels = (x.to(device) for x in (rows.ids, rows.masks, rows.labels))
     with torch.autocast(device.type, torch.bfloat16), loop.attention_for(device):
         hidden = model.decoder.hidden_states(model.decoder.embed_ids(ids), masks)
-        at = labels[:drawings] >= 0
-        codes = model.code_scores(hidden[:drawings][at])
-        said = labels[drawings:] >= 0
-        texts = model.decoder.scores(hidden[drawings:][said])
-    answer = F.cross_entropy(texts, labels[drawings:][said])
-    return F.cross_entropy(codes, labels[:drawings][at]), answer
+        logits = score(hidden[labels >= 0])
+    return F.cross_entropy(logits, labels[labels >= 0])
 
 
 def initialise(model: nn.Module) -> None:
@@ -250,8 +267,7 @@ def train(model: ShowO, batches: Batches, args) -> loop.Ema:
     torch.manual_seed(args.seed + 1000 * loop.rank() + budget.step)
     while (progress := budget.progress) < 1:
         loop.set_rate(optimiser, loop.one_cycle(progress, args.rate))
-        batch = batches.batch(args.batch, args.questions)
-        codes, answer = losses(model, batch, args.batch)
+        codes, answer = losses(model, *batches.batch(args.batch, args.questions))
         optimiser.zero_grad(set_to_none=True)
         (codes + args.question_weight * answer).backward()
         loop.average_gradients(model)
