@@ -22,7 +22,7 @@ from mmgen_core.decoding.next_token import (
     uniform_noise,
 )
 from mmgen_core.decoding.stream import DecoderStream, Prefix
-from mmgen_core.models.encoder_decoder import StackParams, rotary_2d
+from mmgen_core.models.encoder_decoder import StackParams, rotary_2d, turning
 from mmgen_core.models.unified_io_2 import CODES_FROM, Patches, Prompt, UnifiedIO2, UnifiedIO2Params
 from mmgen_core.models.unified_io_2_vision import ResamplerParams, VisionParams
 
@@ -77,7 +77,7 @@ def plain(model: UnifiedIO2, encoded: list[tuple[Tensor, Tensor]], tokens: int) 
     drawn = []
     for step in range(tokens):
         at = torch.tensor([step])
-        table = rotary_2d(at // 32, at % 32, stack.head_size)
+        table = turning(rotary_2d(at // 32, at % 32, stack.head_size))
         scores = []
         for (states, places), cache in zip(encoded, caches, strict=True):
             x = target.embed_ids(ids)
@@ -91,7 +91,7 @@ def plain(model: UnifiedIO2, encoded: list[tuple[Tensor, Tensor]], tokens: int) 
                 cache[i] = pair
                 x = x + layer.attention.o(layer.attention.attend(q, *pair)[0])
                 q = layer.cross.queries(layer.cross_norm(x), table)[None].transpose(1, 2)
-                pair = [p.transpose(1, 2) for p in layer.cross.keys_values(states, places)]
+                pair = [p.transpose(1, 2) for p in layer.cross.keys_values(states, turning(places))]
                 x = x + layer.cross.o(layer.cross.attend(q, *pair)[0])
                 x = x + layer.mlp(layer.mlp_norm(x))
             scores.append(target.scores(model.decoder.norm(x)))

@@ -35,9 +35,11 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested sizes side by side; a name that is taken gets its part's in front."""
     rows = {}
-    for name, value in values.items():
-        rows |= _flat(value) if isinstance(value, Mapping) else {name: value}
+    for part, value in values.items():
+        inner = _flat(value) if isinstance(value, Mapping) else {part: value}
+        rows |= {f"{part} {name}" if name in rows else name: v for name, v in inner.items()}
     return rows
 
 

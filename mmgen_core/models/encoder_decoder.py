@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from ..decoding.kv_cache import KVCache
 from .decoder import Segment
 
+Turning = tuple[Tensor, Tensor] | None  # what ``turn`` multiplies by
+
 
 @dataclass(frozen=True)
 class StackParams:
@@ -69,15 +71,25 @@ def same_parts(a: Any, b: Any) -> bool:
     return all(same_parts(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
 
 
-def turn(x: Tensor, table: Tensor | None) -> Tensor:
-    """Rotate neighbouring channels (2i, 2i+1) of x [..., H, D] by angles whose cosine and sine
-    are in the table [..., D / 2, 2], in fp32."""
+def turning(table: Tensor | None) -> Turning:
+    """What ``turn`` multiplies by [..., 1, D], from cosines and sines [..., D / 2, 2]; made once
+    for all layers."""
     if table is None:
+        return None
+    cos, sin = table.unbind(-1)
+    return (
+        torch.stack([cos, cos], dim=-1).flatten(-2)[..., None, :],
+        torch.stack([-sin, sin], dim=-1).flatten(-2)[..., None, :],
+    )
+
+
+def turn(x: Tensor, by: Turning) -> Tensor:
+    """Rotate neighbouring channels (2i, 2i+1) of x [..., H, D], in fp32."""
+    if by is None:
         return x
-    cos, sin = table[..., None, :, 0], table[..., None, :, 1]
-    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    full = x.float()
+    swapped = full.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(full * by[0], swapped, by[1]).to(x.dtype)
 
 
 def rotary_1d(positions: Tensor, head_size: int) -> Tensor:
@@ -106,25 +118,25 @@ class Attention(nn.Module):
         self.q_norm = operations.RMSNorm(p.head_size, eps=p.eps, **kw) if norms else None
         self.k_norm = operations.RMSNorm(p.head_size, eps=p.eps, **kw) if norms else None
 
-    def queries(self, x: Tensor, table: Tensor | None) -> Tensor:
+    def queries(self, x: Tensor, by: Turning) -> Tensor:
         """[..., H, D]."""
         q = self.q(x).unflatten(-1, (self.heads, -1))
-        return turn(q if self.q_norm is None else self.q_norm(q), table)
+        return turn(q if self.q_norm is None else self.q_norm(q), by)
 
-    def keys_values(self, x: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor]:
+    def keys_values(self, x: Tensor, by: Turning) -> tuple[Tensor, Tensor]:
         k = self.k(x).unflatten(-1, (self.heads, -1))
         v = self.v(x).unflatten(-1, (self.heads, -1))
-        return turn(k if self.k_norm is None else self.k_norm(k), table), v
+        return turn(k if self.k_norm is None else self.k_norm(k), by), v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, **masking: Any) -> Tensor:
         """[B, n, H * D] of q, k, v [B, H, n, D]."""
         h = F.scaled_dot_product_attention(q, k, v, scale=self.scale, **masking)
         return h.transpose(1, 2).flatten(2)
 
-    def forward(self, x_BSC: Tensor, table: Tensor | None, bias: Tensor | None) -> Tensor:
+    def forward(self, x_BSC: Tensor, by: Turning, bias: Tensor | None) -> Tensor:
         """Self-attention without a cache (the encoder's)."""
-        q = self.queries(x_BSC, table)
-        q, k, v = (x.transpose(1, 2) for x in (q, *self.keys_values(x_BSC, table)))
+        q = self.queries(x_BSC, by)
+        q, k, v = (x.transpose(1, 2) for x in (q, *self.keys_values(x_BSC, by)))
         return self.o(self.attend(q, k, v, attn_mask=bias))
 
 
@@ -150,8 +162,8 @@ class EncoderLayer(nn.Module):
         self.mlp_norm = operations.RMSNorm(params.width, eps=params.eps, **kw)
         self.mlp = GatedMLP(params, operations, **kw)
 
-    def forward(self, x: Tensor, table: Tensor | None, bias: Tensor | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), table, bias)
+    def forward(self, x: Tensor, by: Turning, bias: Tensor | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), by, bias)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -169,8 +181,9 @@ class Encoder(nn.Module):
             table: cosines and sines [B, S, D / 2, 2].
             bias: added to the scores, or bool with True where a token is seen; for [B, H, S, S].
         """
+        by = turning(table)
         for layer in self.layers:
-            x_BSC = layer(x_BSC, table, bias)
+            x_BSC = layer(x_BSC, by, bias)
         return self.norm(x_BSC)
 
 
@@ -180,18 +193,16 @@ class DecoderLayer(EncoderLayer):
         self.cross_norm = operations.RMSNorm(params.width, eps=params.eps, **kw)
         self.cross = Attention(params, operations, **kw)
 
-    def forward(
-        self, x_NC: Tensor, layer: int, segments: Sequence[Segment], table: Tensor | None
-    ) -> Tensor:
-        x_NC = x_NC + self.own(self.attention_norm(x_NC), layer, segments, table)
-        x_NC = x_NC + self.prompt(self.cross_norm(x_NC), layer, segments, table)
+    def forward(self, x_NC: Tensor, layer: int, segments: Sequence[Segment], by: Turning) -> Tensor:
+        x_NC = x_NC + self.own(self.attention_norm(x_NC), layer, segments, by)
+        x_NC = x_NC + self.prompt(self.cross_norm(x_NC), layer, segments, by)
         return x_NC + self.mlp(self.mlp_norm(x_NC))
 
-    def own(self, x: Tensor, layer: int, segments: Sequence[Segment], table: Tensor | None):
+    def own(self, x: Tensor, layer: int, segments: Sequence[Segment], by: Turning) -> Tensor:
         """Self-attention; new keys and values go into the segments' caches."""
         sizes, parts = [s.tokens for s in segments], []
-        q = self.attention.queries(x, table)
-        k, v = self.attention.keys_values(x, table)
+        q = self.attention.queries(x, by)
+        k, v = self.attention.keys_values(x, by)
         for segment, *qkv in zip(segments, *(t.split(sizes) for t in (q, k, v)), strict=True):
             q, k, v = (t.unflatten(0, (segment.rows, -1)).transpose(1, 2) for t in qkv)
             k, v = KVCache.write(segment.cache.layer(layer), k, v)
@@ -199,10 +210,10 @@ class DecoderLayer(EncoderLayer):
             parts.append(self.attention.attend(q, k, v, attn_mask=mask).flatten(0, 1))
         return self.attention.o(torch.cat(parts))
 
-    def prompt(self, x: Tensor, layer: int, segments: Sequence[Segment], table: Tensor | None):
+    def prompt(self, x: Tensor, layer: int, segments: Sequence[Segment], by: Turning) -> Tensor:
         """Cross-attention. All rows of a segment read the same prompt, so they are one batch of
         queries to it."""
-        all_q, parts = self.cross.queries(x, table), []
+        all_q, parts = self.cross.queries(x, by), []
         for segment, q in zip(segments, all_q.split([s.tokens for s in segments]), strict=True):
             k, v = (part[layer] for part in segment.cache.cross)
             parts.append(self.cross.attend(q.transpose(0, 1)[None], k, v)[0])
@@ -234,14 +245,16 @@ class Decoder(nn.Module):
 
     def cross(self, encoded_1SC: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor]:
         """Keys and values [layers, 1, H, S, D] of a prompt, for all layers."""
-        pairs = [layer.cross.keys_values(encoded_1SC, table) for layer in self.layers]
+        by = turning(table)
+        pairs = [layer.cross.keys_values(encoded_1SC, by) for layer in self.layers]
         keys, values = zip(*pairs, strict=True)
         return torch.stack(keys).transpose(2, 3), torch.stack(values).transpose(2, 3)
 
     def forward(self, x_NC: Tensor, segments: Sequence[Segment], table: Tensor | None) -> Tensor:
         """Hidden states [N, C] after the final norm; every segment's cache grows by its tokens."""
+        by = turning(table)
         for i, layer in enumerate(self.layers):
-            x_NC = layer(x_NC, i, segments, table)
+            x_NC = layer(x_NC, i, segments, by)
         for segment in segments:
             if segment.keep:
                 segment.cache.advance(segment.count)
