@@ -34,6 +34,7 @@ class LoadImageTokenizer(io.ComfyNode):
                 "vqvae",
                 "vq-vae",
                 "vqgan",
+                "unified-io",
                 "tokenizer",
                 "vae",
                 "next-scale",

@@ -65,7 +65,6 @@ def run_pictures(case) -> dict[str, torch.Tensor]:
             inside = clear_region(inside, place, inputs[f"{name}.region_xyxy"])
         framed = normalised(framed, IMAGENET)
         target, seen = fit(image, place_in_corner(*image.shape[:2], target_side))
-        bins = place_bins(inputs[f"{name}.box_xyxy"], place)
         found = {
             "image_every8": framed[::8, ::8],
             "row100": framed[100],
@@ -73,9 +72,11 @@ def run_pictures(case) -> dict[str, torch.Tensor]:
             "patch_mask": patch_mask(inside, grid, centred=False),
             "target": target * 2 - 1,
             "target_mask": patch_mask(seen, target_grid, centred=False),
-            "undone": undo(inputs[f"{name}.generated"], place),
-            "box_extra_ids": torch.tensor([bin_ + 100 for bin_ in bins]),
         }
+        if (drawn := inputs.get(f"{name}.generated")) is not None:
+            found["undone"] = undo(drawn, place)
+        if (box := inputs.get(f"{name}.box_xyxy")) is not None:
+            found["box_extra_ids"] = torch.tensor([bin_ + 100 for bin_ in place_bins(box, place)])
         results |= {f"{name}.{key}": value for key, value in found.items()}
     nothing = normalised(torch.zeros(side, side, 3), IMAGENET)
     results["none.value"] = nothing[0, 0]

@@ -246,9 +246,9 @@ class Model:
             ids.append(F.pad(tokens, (1, 0)))
             logits.append(torch.stack(stream.seen, dim=2)[0])
             if (wanted := self.expected.get("text.beam3_ids")) is not None:
-                width = wanted.shape[1] - 1
-                stream = SpiedStream(target, prefix, 3, width)
-                found = search_text(stream, TextRules((1,), width))
+                width, longest = wanted.shape[1] - 1, max(limit, wanted.shape[1] - 1)
+                stream = SpiedStream(target, prefix, 3, longest)
+                found = search_text(stream, TextRules((1,), longest))
                 best.append(F.pad(torch.tensor([found]), (1, width - len(found)), value=1))
                 best[-1][:, 0] = 0
         results = {"text.ids": torch.cat(ids), "text.logits": torch.cat(logits)}
