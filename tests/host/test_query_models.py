@@ -169,6 +169,37 @@ with torch.inference_mode():
     sightless, _ = nodes.LoadQueryModel.execute(blind, "fp32").args
     complains(lambda: nodes.ReadSeedXPicture.execute(sightless, picture[None]), "qwen_vit_G.pt")
     complains(lambda: nodes.SeedXFeatures.execute(sightless, tasks[0], "a", True), "qwen_vit_G.pt")
+    # A story: the model is made to ask for a picture, sees it, and goes on.
+    import pack.mmgen_core.conditioners.seed_x as library
+    from pack.mmgen_core.decoding.next_token import TokenSampling
+    adapter = host.query_models.load_part(Path(models) / "adapter.safetensors", "de-tokenizer",
+                                          "fp32")[0]
+    detokenizer = host.Detokenizer(adapter, False)
+    a, start, stop = model.text.id_of("a"), model.tokens.image_start, model.tokens.eos
+    script = []
+    TokenSampling.choose = lambda self, logits, noise: torch.tensor([script.pop(0)])
+
+    def turn(ids, **given):
+        script[:] = ids
+        return nodes.StoryTurn.execute(model, 40, 0.0, 0, 0.0, 1, detokenizer=detokenizer,
+                                       **given).args
+
+    story, text, positive, negative = turn([a, start], text="the sun")
+    assert story.awaits and text == "a" and positive[0][0].shape == (1, 6, 16)
+    assert positive[0][1]["pooled_output"].shape == (1, 10) and not script
+    written = story.context.ids.tolist()
+    assert written[-len(model.tokens.image) - 1 : -1] == list(model.tokens.image)
+    complains(lambda: turn([stop], story=story), "asked for a picture", "connect")
+    after, text, *blocked = turn([a, stop], story=story, picture=picture[None])
+    assert after.ended and text == "a" and type(blocked[0]).__name__ == "ExecutionBlocker"
+    assert after.context.ids[: len(written)].tolist() == written, "the same tokens, now seen"
+    assert len(after.context.at) == len(model.tokens.image) and len(after.images) == 1
+    texts, pictures, whole = nodes.StoryParts.execute(after).args
+    assert texts == ["a", "a"] and len(pictures) == 1 and whole == "a\n<image>\na"
+    complains(lambda: turn([stop], story=after, picture=picture[None]), "asked for no picture")
+    complains(lambda: nodes.StoryTurn.execute(model, 40, 0.0, 0, 0.0, 1, text="a"), "detokenizer")
+    complains(lambda: turn([a], text="a " * 240), "trained for 256")
+
     agent = Path(models) / Path(name).parent.parent / "agent" / "model.safetensors"
     agent.rename(agent.with_name("elsewhere.txt"))
     complains(lambda: nodes.LoadQueryModel.execute(name, "fp32"), "no resamplers", "agent")
@@ -181,6 +212,10 @@ with torch.inference_mode():
 def test_seed_x(tmp_path):
     name = tiny_query_files.write_seed_x(tmp_path / "bundle")
     blind = tiny_query_files.write_seed_x(tmp_path / "apart" / "blind", vit=False)
+    adapter = tiny_query_files.adapter_tensors()
+    tiny_query_files.configured(
+        adapter, tmp_path / "adapter.safetensors", tiny_query_files.ADAPTER_CONFIG
+    )
     text = TinyText(SEED_X_ADDED)
     tokens = seed_x.SeedXTokens.of(text, tiny_queries.QUERIES)
     language, agent = tiny_queries.language(len(text.vocabulary), 0), tiny_queries.agent()
