@@ -26,6 +26,7 @@ from .scale_text import EncodeScaleText, LoadTextEncoder
 from .seed import EncodeSeed, LoadSeedTokenizer, SeedCondition, SeedEmbedding
 from .seed_edit import EditSeedTokens, MixSeedTokens
 from .seed_x import LoadSeedXDetokenizer, ReadSeedXPicture, SeedXConditioning, SeedXFeatures
+from .seed_x_boxes import SeedXBoxes
 from .small_diffusion import LoadSmallDiffusion
 from .story import StoryParts, StoryTurn, TellStory
 from .tokenizer import DecodeTokens, EncodeImage, LoadImageTokenizer
@@ -58,6 +59,7 @@ NODES: list[type[io.ComfyNode]] = [
     ReadSeedXPicture,
     LoadSeedXDetokenizer,
     SeedXConditioning,
+    SeedXBoxes,
     StoryTurn,
     TellStory,
     StoryParts,

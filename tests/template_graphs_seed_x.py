@@ -199,11 +199,44 @@ def visual_question() -> Template:
     )
     t.add("PreviewAny", (1080, 0), "Answer", (420, 200), source=answer[0])
     t.note(
-        "The picture is read in up to four tiles and as a whole. For boxes use the base model "
-        "(`seed_x`), turn *use_default_template* off and ask `{image}the dog [[ <box_start>`: the "
-        "answer holds `<loc-...>` numbers on a grid of 224.",
+        "The picture is read in up to four tiles and as a whole. Several pictures come as a batch; "
+        "`{image}` in the text says where each stands.",
         (700, 370),
-        (340, 150),
+        (340, 110),
+    )
+    return t
+
+
+def find() -> Template:
+    t, model, _, _ = seed_x("seed_x_find", "seed_x", None)
+    source = t.add("LoadImage", (360, 0), image="example.png")
+    answer = t.add(
+        "TextGenerate",
+        (700, 0),
+        size=(340, 320),
+        clip=model[1],
+        prompt="{image}the dog [[ <box_start>",
+        image=source[0],
+        max_length=32,
+        sampling_mode="off",
+        use_default_template=False,
+    )
+    boxes = t.add("MMGenSeedXBoxes", (1080, 0), answer=answer[0], image=source[0], label="the dog")
+    shown = t.add("DrawBBoxes", (1080, 140), image=source[0], bboxes=boxes[0])
+    t.add("PreviewAny", (1080, 240), "Answer", (420, 140), source=answer[0])
+    t.add(
+        "SaveImage",
+        (1080, 420),
+        size=(420, 420),
+        images=shown[0],
+        filename_prefix=f"mmgen/{t.name}",
+    )
+    t.note(
+        "The base model is asked in the words of its training, without the template: the phrase, "
+        "then an opened box. The answer has four numbers on a grid of 224: the middle of the box, "
+        "its width and height.",
+        (700, 370),
+        (340, 130),
     )
     return t
 
@@ -223,4 +256,4 @@ def redraw() -> Template:
     return t
 
 
-TEMPLATES = (text_to_image, edit, visual_question, redraw)
+TEMPLATES = (text_to_image, edit, visual_question, find, redraw)

@@ -39,7 +39,7 @@ TEMPLATES = {
 ASKING = {"base": "ask (SEED-X)", "instruct": "ask (SEED-X-I)"}
 GREEDY = TokenSampling(temperature=0)  # as published
 BOX_GRID = 224
-BOX = r"<box_start>" + r"<loc-(\d+)>" * 4 + r"<box_end>"  # centre x and y, width, height
+BOX = r"<loc-(\d+)>" * 4 + r"<box_end>"  # centre x and y, width, height
 
 
 class Encoder(Protocol):

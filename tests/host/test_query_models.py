@@ -155,6 +155,13 @@ with torch.inference_mode():
             assert isinstance(text, str) and "<img" not in text
     comfy.memory_management.aimdo_enabled = False
 
+    answer = "<loc-112><loc-56><loc-112><loc-56><box_end> ]] and <loc-200><loc-200><loc-100>"
+    answer += "<loc-100><box_end>"
+    found = nodes.SeedXBoxes.execute(answer, torch.zeros(1, 100, 200, 3), "cat").args[0][0]
+    assert [(b["x"], b["y"], b["width"], b["height"]) for b in found] == [
+        (50, 12, 100, 26), (134, 67, 66, 33)], found
+    assert found[0]["metadata"]["desc"] == "cat"
+
     assert host.prompt_style("x/seed_x_i/llm/a.json", "auto") == "instruct"
     assert host.prompt_style("x/seed_x/llm/a.json", "auto") == "base"
     complains(lambda: nodes.DreamQueries.execute(model, "a", ""), "works with DreamLLM", "SEED-X")

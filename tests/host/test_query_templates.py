@@ -150,10 +150,18 @@ def test_visual_question(host, bundle):
     assert text and "<img" not in text
 
 
+def test_find_runs_on_a_random_model(host, bundle):
+    """Which answers with anything but boxes; none is an empty list."""
+    prompt = read("seed_x_find")
+    (asked,) = ids_of(prompt, "TextGenerate")
+    prompt[asked]["inputs"]["max_length"] = 12
+    assert len(pictures(host, prompt)) == 1
+
+
 def test_seed_x_templates_name_what_is_missing(host, bundle):
     for make in seed_x.TEMPLATES:
         name = make().name
-        if name == "seed_x_visual_question":
+        if name in ("seed_x_visual_question", "seed_x_find"):
             continue
         with pytest.raises(WorkflowError) as caught:
             host.client.run(read(name), whole=True)
