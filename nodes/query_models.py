@@ -9,6 +9,7 @@ from ..mmgen_core.checkpoints.architecture import require_finite
 from ..mmgen_core.conditioners import dreamllm
 from ..mmgen_core.conditioners.story import check_room
 from ..mmgen_core.decoding.latent_diffusion import leading_timesteps, sigmas
+from ..mmgen_core.decoding.query_spans import memory_required
 from . import host
 from .api import Prompt, QueryModel, io
 from .inputs import dtype_input
@@ -145,7 +146,8 @@ class DreamQueries(io.ComfyNode):
                 diffusion_model, model.projector.module.params.widths[-1], 4, "DreamLLM"
             )
         parts = (*(prompt.parts if prompt is not None else ()), text)
-        with host.loaded(*model.parts().values()) as device:
+        needed = memory_required(model.language.module, 2 * model.positions)
+        with host.loaded(*model.parts().values(), memory_required=needed) as device:
             positive = dream_context(model, parts, device)
             contexts = [positive, dream_context(model, (negative,), device)]
             modules = (model.language.module, model.queries.module, model.projector.module)

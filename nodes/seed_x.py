@@ -10,6 +10,7 @@ from ..mmgen_core.conditioners import pictures, seed_x
 from ..mmgen_core.conditioners.seed_x import ImageFeatures as Features
 from ..mmgen_core.conditioners.story import check_room
 from ..mmgen_core.decoding.next_token import TokenSampling
+from ..mmgen_core.decoding.query_spans import memory_required
 from . import host
 from .api import Detokenizer, ImageFeatures, Prompt, QueryModel, io
 from .inputs import dtype_input, sampling_inputs, seed_input
@@ -113,8 +114,9 @@ class SeedXFeatures(io.ComfyNode):
         check_room(context, more, model.positions, len(shown))
         sampling = TokenSampling(temperature, top_k, top_p)
         modules = (model.language.module, model.agent.module, model.tokens)
-        answer = ""
-        with host.loaded(model.language, model.agent) as device:
+        answer, length = "", len(context.ids) + more
+        needed = memory_required(model.language.module, length, 0 if force_picture else length)
+        with host.loaded(model.language, model.agent, memory_required=needed) as device:
             if force_picture:
                 features = seed_x.drawn_features(*modules, [context], device)
             else:

@@ -12,6 +12,7 @@ from ..mmgen_core.conditioners import dreamllm, seed_x
 from ..mmgen_core.conditioners.story import Story as StoryState
 from ..mmgen_core.conditioners.story import check_room
 from ..mmgen_core.decoding.next_token import TokenSampling
+from ..mmgen_core.decoding.query_spans import memory_required
 from . import host
 from .query_models import dream_context
 from .seed_x import of_nothing, read_pictures
@@ -91,8 +92,15 @@ def turn(
     return draw(model, story, max_tokens, sampling, seed, detokenizer, pictures)
 
 
+def room(model: host.QueryModel, story: StoryState, max_tokens: int) -> int:
+    """Bytes that a turn takes beside the weights."""
+    length = len(story.context.ids) + max_tokens
+    return memory_required(model.language.module, length, length)
+
+
 def dream_turn(model, story, max_tokens, sampling, seed, detokenizer, pictures):
-    with host.loaded(*model.parts().values()) as device:
+    needed = room(model, story, max_tokens)
+    with host.loaded(*model.parts().values(), memory_required=needed) as device:
         queries = model.queries.module(device)
         found = dreamllm.next_turn(
             model.language.module,
@@ -123,7 +131,8 @@ def seed_x_turn(model, story, max_tokens, sampling, seed, detokenizer, pictures)
         raise ValueError(
             "SEED-X draws through its own SDXL: connect detokenizer (Load SEED-X De-tokenizer)."
         )
-    with host.loaded(model.language, model.agent) as device:
+    needed = room(model, story, max_tokens)
+    with host.loaded(model.language, model.agent, memory_required=needed) as device:
         modules = (model.language.module, model.agent.module, model.tokens)
         limits = (device, max_tokens, sampling, seed, pictures)
         follow = host.following(model)

@@ -16,6 +16,8 @@ from mmgen_core.checkpoints import CheckpointError, read_checkpoint
 from mmgen_core.checkpoints.architecture import build, require_finite
 from mmgen_core.checkpoints.files import Checkpoint
 from mmgen_core.conditioners.streaming import streaming_note
+from mmgen_core.decoding.query_spans import memory_required
+from mmgen_core.models.decoder import Decoder, DecoderParams
 from mmgen_core.models.dream_queries import DreamProjector, DreamProjectorParams
 from mmgen_core.systems import dreamllm, identify, seed_x
 from mmgen_core.systems.query_files import agent_file, dreamllm_files, is_dreamllm, vit_file
@@ -129,3 +131,12 @@ def test_nan_is_blamed_on_the_file():
         require_finite(bad, "The condition", {"stable_diffusion_head": net})
     with pytest.raises(FloatingPointError, match="precision overflowed"):
         require_finite(bad, "The condition", {"other": tiny_queries.projector()})
+
+
+def test_memory_grows_with_tokens_and_cache():
+    """At SEED-X's size a picture takes far less than an answer with its cache."""
+    params = DecoderParams(40, 5120, 40, 40, 13824, 32330)
+    model = Decoder(params, torch.float16, "meta")
+    picture, answer = memory_required(model, 110), memory_required(model, 4096, 4096)
+    assert 10e6 < picture < 100e6
+    assert answer > 2 * 40 * 2 * 5120 * 2 * 4096, "the prompt's cache and its copy"

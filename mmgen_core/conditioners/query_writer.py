@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..decoding.next_token import TokenSampling
+from ..decoding.query_spans import memory_required
 from ..decoding.stream import Context
 from . import dreamllm, seed_x
 from .story import check_room
@@ -38,6 +39,11 @@ class QueryWriter:
         if request.system:
             raise ValueError(f"{self.name} knows no system prompt: put it into the text.")
         return request
+
+    def memory_required(self, prompt: TextRequest, settings: TextSettings) -> int:
+        """For a prompt of any length, which is known only when its pictures are read."""
+        tokens = self.model.positions
+        return memory_required(self.model.language.module, tokens, tokens)
 
     def write(
         self,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..models.decoder import Decoder, Segment
+from .kv_cache import KVCache
 from .next_token import OnToken, TextRules, TokenSampling, write_text
 from .stream import Context, DecoderStream
 
@@ -56,6 +57,16 @@ def tail_states(
     segments = [Segment(None, len(part), seen) for part, seen in zip(x, attend, strict=True)]
     hidden = model(torch.cat(x), segments).split([len(part) for part in x])
     return torch.stack([states[-count:] for states in hidden])
+
+
+def memory_required(model: Decoder, tokens: int, cached: int = 0) -> int:
+    """Bytes that a run takes beside the weights: the widest activations of a pass over so many
+    tokens, scores of the last one, and a cache of so many."""
+    p, size = model.params, model.compute_dtype.itemsize
+    widest = 6 * p.width + 3 * p.mlp_width
+    cache = KVCache.nbytes(p.depth, 1, p.kv_heads, cached, p.head_width, model.compute_dtype)
+    attention = p.heads * tokens * 4 * 64  # parts of the scores that are held at once
+    return tokens * widest * size + attention + 8 * p.vocab * 4 + 2 * cache
 
 
 @torch.inference_mode()
