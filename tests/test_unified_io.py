@@ -219,6 +219,12 @@ def test_a_bare_question_gets_the_wording_a_worded_one_stays(loaded, picture):
     assert ask(located) == located
 
 
+def test_instructions_stand_in_front(uio, picture):
+    prompt = MultimodalPrompt((picture, "what is it"), "be brief")
+    assert uio.system.asked(prompt, "text").text == "be brief what is it"
+    assert len(uio.system.asked(prompt, "text").pictures) == 1
+
+
 def test_another_tokenizer_is_refused(loaded):
     one, two = loaded["1"], loaded["2"]
     one.tokenizer.params = type(one.tokenizer.params)(

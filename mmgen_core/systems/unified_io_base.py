@@ -138,6 +138,9 @@ class UnifiedIOBase:
                     f"This task asks for {asks[prompt.answer]}, not for {asks[answer]}."
                 )
             return prompt
+        if prompt.system.strip():  # no place of their own: they stand in front
+            parts = (f"{prompt.system.strip()} ", *prompt.parts)
+            prompt = MultimodalPrompt(parts, memo=prompt.memo)
         text = prompt.text.strip()
         if not text:
             raise ValueError(
