@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..conditioners.folder_llm import read_llm
 from ..conditioners.layout.prompts import PLAN_MARK
 from . import loop
 from .layout_scenes import SIDE, STEP, Scene, scene
@@ -134,6 +135,7 @@ def padded(rows: list[tuple[list[int], int]], pad: int) -> tuple[Tensor, Tensor]
 def arguments(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     loop.add_run_arguments(parser)
+    parser.add_argument("--start", type=Path, help="a folder of this recipe to train further")
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--rate", type=float, default=3e-3)
     return parser.parse_args(given)
@@ -142,11 +144,20 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
 def main(given: list[str] | None = None) -> None:
     args = arguments(given)
     device = loop.start(args)
-    tokenizer = build_tokenizer(args.seed)
-    model = build_model(len(tokenizer), tokenizer.eos_token_id).to(device)
+    tokenizer, model = beginning(args)
+    model.to(device)
     loop.log.info("%d parameters, %d tokens", model.num_parameters(), len(tokenizer))
     train(model, tokenizer, args, device)
     save(model, tokenizer, Path(args.out) / NAME)
+
+
+def beginning(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Tokenizer and model: new, or those of an earlier run."""
+    if args.start is None:
+        tokenizer = build_tokenizer(args.seed)
+        return tokenizer, build_model(len(tokenizer), tokenizer.eos_token_id)
+    llm = read_llm(args.start, torch.float32)
+    return llm.tokenizer, llm.module.train().requires_grad_(True)
 
 
 def train(model: Any, tokenizer: Any, args: argparse.Namespace, device: torch.device) -> None:

@@ -185,7 +185,7 @@ def _bands(amount: int, rows: bool) -> list[Region]:
 
 
 def _related(rng: random.Random, nouns: Sequence[str]) -> _Draft:
-    first, second = _thing(rng, nouns), _thing(rng, nouns)
+    first, second = (_thing(rng, nouns, rng.choice((1, 1, 3))) for _ in range(2))
     words = rng.choice(tuple(RELATIONS))
     regions = RELATIONS[words]
     draft = _Draft(f"{first.words} {words} {second.words}")
@@ -198,7 +198,7 @@ def _placed(rng: random.Random, nouns: Sequence[str]) -> _Draft:
     places = rng.sample(tuple(PLACES), rng.choice((1, 1, 2)))
     if len(places) == 2 and _overlap(PLACES[places[0]], PLACES[places[1]]):
         places = places[:1]
-    things = [_thing(rng, nouns) for _ in places]
+    things = [_thing(rng, nouns, rng.choice((1, 1, 3))) for _ in places]
     parts = [f"{thing.words} {place}" for thing, place in zip(things, places, strict=True)]
     draft = _Draft(" and ".join(parts))
     for thing, place in zip(things, places, strict=True):

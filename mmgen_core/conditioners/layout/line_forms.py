@@ -11,11 +11,15 @@ from .reading import as_number
 
 _CSS = re.compile(r"^[ \t>*-]*([^\s{}\[\](),;:\"'][^{}\[\]\n;]*?)\s*\{([^{}]*)(\}?)", re.M)
 _PROPERTY = re.compile(r"([\w-]+)\s*:\s*([^;,{}]*?)\s*(;|,|\n|$)")
-_LINE = re.compile(
-    r"^[ \t>*•-]*(?:\d+[.)]\s+)?([^\n\[\](){}]*?)\s*(?:[:=@-]+\s*(?:\w+\s*[:=]\s*)?)?"
-    r"[\[(<]+((?:\s*[-+\d.]+(?:e[-+]?\d+)?(?:px|%)?\s*[,;]?){2,6})[\])>]",
-    re.M,
+# The numbers of a line "a cat: [10, 20, 30, 40]"; what stands before them is the label.
+_NUMBERS = re.compile(
+    r"[\[(<]+((?:\s*[-+]?[\d.]+(?:e[-+]?\d+)?(?:px|%)?\s*[,;]?){2,6})[\])>]", re.I
 )
+    r"[\[(<]+((?:\s*[-+]?[\d.]+(?:e[-+]?\d+)?(?:px|%)?\s*[,;]?){2,6})[\])>]", re.I
+)
+_BULLET = re.compile(r"[\s>*•-]*(?:\d+[.)]\s+)?")
+_BOX_WORD = re.compile(r"[:=@-]\s*\w+\s*[:=]\s*\Z")  # "a cat: box = [...]"
+_LONGEST_LINE = 500
 _HEADING = re.compile(
     r"^[ \t#>*_-]*(image caption|caption|background prompt|background|negative prompt|prompt"
     r"|scene)[*_ \t]*:[*_ \t]*(\S.*?)[ \t]*$",
@@ -48,13 +52,17 @@ def from_css(text: str) -> Iterator[Draft]:
 def from_lines(text: str) -> Iterator[Draft]:
     """a cat: [10, 20, 30, 40]"""
     draft = Draft(LINES)
-    for match in _LINE.finditer(text):
-        label = match[1].strip(" \t*_`\"'-:=|")
-        box = read_box(match[2])
-        if isinstance(box, RawBox) and label:
+    for line in text.splitlines():
+        match = _NUMBERS.search(line[:_LONGEST_LINE])
+        if match is None:
+            continue
+        label = _BOX_WORD.sub("", line[: match.start()])
+        label = label[_BULLET.match(label).end() :].strip(" \t*_`\"'-:=|@")  # type: ignore[union-attr]
+        box = read_box(match[1])
+        if isinstance(box, RawBox) and label and not set(label) & set("[](){}<>"):
             draft.objects.append(RawObject(label, box))
     if draft.objects:
-        if re.search(r"[\[(][^\])\n]*\Z", text):
+        if re.search(r"[\[(][^\])]*\Z", text.splitlines()[-1][-_LONGEST_LINE:]):
             draft.issues.append(cut_off(text))
         yield draft
 

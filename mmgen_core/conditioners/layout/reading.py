@@ -15,7 +15,7 @@ from typing import Any
 MAX_DEPTH = 32
 CLOSING = {"{": "}", "[": "]", "(": ")"}
 QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "`": "`"}
-_AFTER_STRING = set(",:;]})/#") | set(QUOTES) | set(QUOTES.values())
+_AFTER_STRING = set(",:;=]})/#") | set(QUOTES) | set(QUOTES.values())
 _SPACE = re.compile(r"(?:\s+|//[^\n]*|/\*.*?\*/|#[^\n]*|\.\.\.|…)+", re.S)
 _NUMBER = re.compile(r"[-+]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?\s*(px|%)?(?![\w.])")
 _WORD = re.compile(r"[^\W\d][\w-]*(?: [\w-]+)*")
@@ -207,6 +207,8 @@ class _Reader:
         ):
             if _WORD.match(self.text, self.at) and isinstance(value, str):
                 return value  # a comma is missing before a bare key
+            if _NUMBER.match(self.text, self.at) and isinstance(value, (float, Number)):
+                return value  # or between numbers
             self.skip()
             return Broken(self.text[start : self.at].strip())
         return value

@@ -93,7 +93,8 @@ def _unit(boxes: Sequence[RawBox], order: str, draft: Draft, width: int, height:
         return square
     if draft.form == CSS and _is_layout_gpt(edges, width, height):
         return Unit(f"{LAYOUT_GPT_SIDE:g}", LAYOUT_GPT_SIDE, LAYOUT_GPT_SIDE)
-    if _fits(edges, pixels) or any("px" in box.units for box in boxes):
+    said = draft.form != CSS and any("px" in box.units for box in boxes)  # LayoutGPT always does
+    if said or _fits(edges, pixels):
         return pixels
     common = Unit(f"{COMMON_SIDE:g}", COMMON_SIDE, COMMON_SIDE)
     named = all(box.named for box in boxes)
