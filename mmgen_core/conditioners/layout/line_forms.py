@@ -15,8 +15,6 @@ _PROPERTY = re.compile(r"([\w-]+)\s*:\s*([^;,{}]*?)\s*(;|,|\n|$)")
 _NUMBERS = re.compile(
     r"[\[(<]+((?:\s*[-+]?[\d.]+(?:e[-+]?\d+)?(?:px|%)?\s*[,;]?){2,6})[\])>]", re.I
 )
-    r"[\[(<]+((?:\s*[-+]?[\d.]+(?:e[-+]?\d+)?(?:px|%)?\s*[,;]?){2,6})[\])>]", re.I
-)
 _BULLET = re.compile(r"[\s>*•-]*(?:\d+[.)]\s+)?")
 _BOX_WORD = re.compile(r"[:=@-]\s*\w+\s*[:=]\s*\Z")  # "a cat: box = [...]"
 _LONGEST_LINE = 500
