@@ -377,6 +377,14 @@ def test_a_file_that_lacks_something(uio):
         build(identify(cut, "next-token model"), cut)
 
 
+def test_a_config_of_another_model_beside_the_file(uio):
+    checkpoint = read_checkpoint(uio.path)
+    foreign = {"t5_config": None, "image_vit_cfg": 3, "transformer": "Decoder", "hidden_size": 8}
+    own = {"encoder_max_text_length": 96, "decoder_max_text_length": 48}
+    other = type(checkpoint)(checkpoint.path, checkpoint.tensors, foreign | own)
+    assert identify(other, "next-token model").params.stack == uio.system.params.stack
+
+
 def test_vocabularies_count_as_published():
     """Ids with the published number of pieces, whatever those are."""
     one = UnifiedIOTokenizer.__new__(UnifiedIOTokenizer)

@@ -35,7 +35,8 @@ def recognise(checkpoint: Checkpoint) -> UnifiedIOParams | None:
     shapes, config = checkpoint.shapes, checkpoint.config
     if "encoder/relpos_bias/image_rel_embedding" not in shapes:
         return None
-    config = config.get("transformer", config)
+    inner = config.get("transformer")
+    config = inner if isinstance(inner, Mapping) else config
     vocab, width = shapes["token_embedder/embedding"]
     heads = shapes["encoder/relpos_bias/rel_embedding"][0]
     stack = StackParams(

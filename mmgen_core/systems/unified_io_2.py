@@ -38,7 +38,7 @@ def recognise(checkpoint: Checkpoint) -> UnifiedIO2Params | None:
         or "decoder.layers_0.encoder_decoder_attention.query.weight" not in shapes
     ):
         return None
-    t5 = config.get("t5_config", {})
+    t5 = part_of(config, "t5_config")
     text_vocab, width = shapes["text_token_embedder.weight"]
     head_size = shapes["decoder.layers_0.self_attention.query_norm.scale"][0]
     stack = StackParams(
@@ -54,8 +54,8 @@ def recognise(checkpoint: Checkpoint) -> UnifiedIO2Params | None:
     image_patch, target_patch = t5.get("image_vit_patch_size", 16), _target_patch(shapes)
     return UnifiedIO2Params(
         stack=stack,
-        vision=_vision(shapes, config.get("image_vit_cfg", {})),
-        history=_resampler(shapes, config.get("image_history_cfg", {})),
+        vision=_vision(shapes, part_of(config, "image_vit_cfg")),
+        history=_resampler(shapes, part_of(config, "image_history_cfg")),
         text_vocab=text_vocab,
         image_vocab=shapes["image_token_embedder.weight"][0],
         codes=shapes[CODEBOOK][0],
@@ -65,6 +65,12 @@ def recognise(checkpoint: Checkpoint) -> UnifiedIO2Params | None:
         text_limit=t5.get("encoder_max_text_length", 512),
         stride=target_patch,
     )
+
+
+def part_of(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A section of a config; empty where it has none, as another model's file beside has."""
+    part = config.get(key)
+    return part if isinstance(part, Mapping) else {}
 
 
 def _grid(t5: Mapping[str, Any], key: str, published: int, patch: int) -> tuple[int, int]:
