@@ -151,10 +151,11 @@ class DreamQueries(io.ComfyNode):
             positive = dream_context(model, parts, device)
             contexts = [positive, dream_context(model, (negative,), device)]
             modules = (model.language.module, model.queries.module, model.projector.module)
-            context, _ = dreamllm.conditions(*modules, model.tokens, contexts, device)
+            context, pooled = dreamllm.conditions(*modules, model.tokens, contexts, device)
         require_finite(context, "The condition", model.modules())
-        rows = [host.conditioning(host.to_output(row[None])) for row in context.float()]
-        return io.NodeOutput(*rows)
+        both = [context] if pooled is None else [context, pooled]  # pooled: of the SDXL variant
+        rows = zip(*(tensor.split(1) for tensor in both), strict=True)
+        return io.NodeOutput(*(host.conditioning(*host.to_outputs(*row)) for row in rows))
 
 
 def dream_context(model: host.DreamLLM, parts: tuple, device: torch.device):

@@ -14,6 +14,11 @@ def part(tensors, prefix: str) -> dict[str, torch.Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
+def found(tensors, pattern: str) -> int:
+    """How many tensors have such a name."""
+    return sum(re.fullmatch(pattern, name) is not None for name in tensors)
+
+
 def unet(tensors, config: dict, sdxl: bool) -> UNet2DConditionModel:
     """The sizes that the case names, the rest from the tensors."""
     extra = {}
@@ -25,18 +30,22 @@ def unet(tensors, config: dict, sdxl: bool) -> UNet2DConditionModel:
                 1
             ],
         }
+    kinds = [
+        "CrossAttn" if found(tensors, rf"down_blocks\.{level}\.attentions\..*") else ""
+        for level in range(len(config["block_out_channels"]))
+    ]
     model = UNet2DConditionModel(
         sample_size=config["latent_size"],
         in_channels=tensors["conv_in.weight"].shape[1],
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
+        up_block_types=[f"{kind}UpBlock2D" for kind in reversed(kinds)],
         block_out_channels=config["block_out_channels"],
-        layers_per_block=1,
+        layers_per_block=found(tensors, r"down_blocks\.0\.resnets\.\d+\.conv1\.weight"),
         attention_head_dim=config["unet_heads"],
         cross_attention_dim=tensors[
             "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
         ].shape[1],
-        norm_num_groups=4,
+        norm_num_groups=config.get("norm_num_groups", 4),
         use_linear_projection=True,
         **extra,
     )
@@ -60,7 +69,7 @@ def vae(tensors) -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * len(widths),
         up_block_types=("UpDecoderBlock2D",) * len(widths),
         block_out_channels=widths,
-        layers_per_block=1,
+        layers_per_block=found(tensors, r"encoder\.down_blocks\.0\.resnets\.\d+\.conv1\.weight"),
         norm_num_groups=4,
     )
     model.load_state_dict(tensors)

@@ -213,7 +213,8 @@ def run_sampling(case, monkeypatch) -> dict[str, torch.Tensor]:
     head = part(parts.tensors, "stable_diffusion_head.bin/")
     unet = golden_diffusion.unet(part(head, "unet."), config["sd"], sdxl=False)
     contexts = [parts.context(case.inputs[f"{n}prompt_embeds"]) for n in ("", "negative_")]
-    noise = iter([v for k, v in sorted(case.inputs.items()) if k.startswith("ddpm_noise.")])
+    steps = range(config["num_inference_steps"])
+    noise = iter([case.inputs[f"ddpm_noise.step{step}"] for step in steps])
     monkeypatch.setattr(
         "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *args, **kw: next(noise)
     )

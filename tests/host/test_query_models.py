@@ -150,10 +150,22 @@ with torch.inference_mode():
         seen = nodes.ReadSeedXPicture.execute(model, picture[None]).args[0]
         near(seen.features, "read")
         near(seen.unconditional, "nothing")
+        adapter = host.query_models.load_part(
+            Path(models) / "adapter.safetensors", "de-tokenizer", "fp32")[0]
+        asked = nodes.SeedXConditioning.execute(host.Detokenizer(adapter, False), features).args
+        near(asked[0][0][0], "context")
+        near(asked[0][0][1]["pooled_output"], "pooled")
+        assert torch.equal(asked[1][0][0], asked[2][0][0]), "no source: image only is negative"
         for given in ({}, {"image": picture[None]}):
             text = TextGenerate.execute(clip, "a", 20, {"sampling_mode": "off"}, **given).args[0]
             assert isinstance(text, str) and "<img" not in text
     comfy.memory_management.aimdo_enabled = False
+
+    for choice in host.dtype_choices():
+        small, _ = nodes.LoadQueryModel.execute(name, choice).args
+        drawn = nodes.SeedXFeatures.execute(small, "draw (SEED-X)", "a red cat", True).args[0]
+        assert torch.isfinite(drawn.features).all(), choice
+        torch.testing.assert_close(drawn.features, features.features, atol=0.3, rtol=0.3)
 
     answer = "<loc-112><loc-56><loc-112><loc-56><box_end> ]] and <loc-200><loc-200><loc-100>"
     answer += "<loc-100><box_end>"
@@ -236,8 +248,11 @@ def test_seed_x(tmp_path):
 
     edit = [seed_x.read_picture(vit, agent, picture, CPU, READING_GRIDS[:1])]
     nothing = vit.unconditional(CPU)
+    made = tiny_queries.adapter()(drawn("draw (SEED-X)", "a red cat", []))
     expected = {
         "picture": picture,
+        "context": made[0],
+        "pooled": made[1],
         "drawn": drawn("draw (SEED-X)", "a red cat", []),
         "edited": drawn("edit (SEED-X-Edit)", "blue", edit, "<img>"),
         "read": vit(pictures.squashed(picture, vit.params.image_size)),
