@@ -27,7 +27,8 @@ def turn_inputs() -> list[io.Input]:
             default=256,
             min=1,
             max=4096,
-            tooltip="Most tokens of a turn, its picture's 66 included.",
+            tooltip="Most tokens of a turn's text; a picture that was asked for is always "
+            "finished.",
         ),
         *sampling_inputs(0.7, 0, 0.9, PUBLISHED),
         seed_input("Seed of the words; turn i of a story uses seed + i."),

@@ -87,9 +87,14 @@ def turn(
     """
     if story.ended:
         return story, None
-    check_room(story.context, max_tokens, model.positions, len(story.images))
+    span = len(model.tokens.chain) if isinstance(model, host.SeedX) else 2 + queries_of(model)
+    check_room(story.context, max_tokens + span, model.positions, len(story.images))
     draw = dream_turn if isinstance(model, host.DreamLLM) else seed_x_turn
     return draw(model, story, max_tokens, sampling, seed, detokenizer, pictures)
+
+
+def queries_of(model: host.DreamLLM) -> int:
+    return model.queries.module.params.queries
 
 
 def room(model: host.QueryModel, story: StoryState, max_tokens: int) -> int:

@@ -9,9 +9,10 @@ from tiny_queries import DREAM_ADDED, QUERIES, SEED_X_ADDED, TinyText
 
 from mmgen_core.conditioners import dreamllm, seed_x
 from mmgen_core.conditioners.pictures import Grid, best_grid, to_pil
+from mmgen_core.conditioners.story import Story
 from mmgen_core.decoding import next_token
 from mmgen_core.decoding.next_token import TokenSampling, uniform_noise
-from mmgen_core.decoding.query_spans import QuerySpan, TurnRules, write_turn
+from mmgen_core.decoding.query_spans import QuerySpan, Turn, TurnRules, write_turn
 from mmgen_core.decoding.stream import Context, DecoderStream, prefill
 from mmgen_core.models.decoder import Segment
 
@@ -109,6 +110,25 @@ def test_pause_stops_after_a_picture(language, monkeypatch):
         language, tiny_queries.agent(), TOKENS, Context(torch.tensor([1])), CPU, 20, pause=True
     )
     assert answer.turn.ended == "picture" and answer.turn.ids[-1] == TOKENS.image_end
+
+
+def test_a_pausing_turn_finishes_its_picture_beyond_the_limit(language, monkeypatch):
+    scripted(language, [TEXT.id_of("a"), TOKENS.image_start], monkeypatch)
+    context = Context(torch.tensor([1]))
+    agent = tiny_queries.agent()
+    answer = seed_x.answer(language, agent, TOKENS, context, CPU, 2, pause=True)
+    assert answer.turn.ended == "picture" and len(answer.turn.ids) == 2 + QUERIES + 1
+    states = one_by_one(language, [1, *answer.turn.ids])[3 : 3 + QUERIES]
+    torch.testing.assert_close(
+        answer.features[0], agent.draw(states[None])[0], atol=2e-5, rtol=1e-4
+    )
+
+
+def test_story_goes_on_after_a_limit(language):
+    story = Story(Context(torch.tensor([1])))
+    assert not story.written(Turn([5], [], "limit"), "a").ended
+    ended = story.written(Turn([5, 2], [], "stop"), "a")
+    assert ended.ended and not ended.awaits and ended.marked() == "a"
 
 
 def test_picture_prompt_needs_as_many_places_as_pictures():

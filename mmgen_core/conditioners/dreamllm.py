@@ -232,10 +232,11 @@ def next_turn(
     """What follows a document up to the next dream, whose states it holds, or to its end.
 
     Args:
-        limit: ids at most, those of the dream included.
+        limit: ids at most; a dream that was begun is finished.
         dreams: let the model ask for pictures; without, it only writes.
     """
-    stream = DecoderStream(language, prefill(language, [context], device), 1, limit + 1)
+    read = prefill(language, [context], device)
+    stream = DecoderStream(language, read, 1, limit + len(queries) + 2)
     allowed = tokens.writable(language.params.vocab)
     allowed[tokens.dream_start] = dreams
     span = QuerySpan(tokens.dream_start, tokens.dream_end, queries)

@@ -237,14 +237,15 @@ def answer(
     """Text and pictures that follow a prompt, until the model stops or the limit is reached.
 
     Args:
-        limit: ids at most, 65 of a picture included.
+        limit: ids at most, 66 of a picture included.
         pictures: let the model open pictures; without, it only writes.
-        pause: stop after the first picture.
+        pause: stop after the first picture, which is finished beyond the limit.
     """
     opened = int(context.ids[-1]) == tokens.image_start
     if opened:
         context = replace(context, ids=context.ids[:-1])  # it is read with the queries
-    stream = DecoderStream(language, prefill(language, [context], device), 1, limit + 1)
+    read = prefill(language, [context], device)
+    stream = DecoderStream(language, read, 1, limit + len(tokens.chain))
     rules = TurnRules(
         (tokens.eos,),
         limit,

@@ -53,9 +53,10 @@ class Story:
         return replace(self, context=joined)
 
     def written(self, turn: Turn, text: str) -> Story:
-        """After a turn of the model."""
-        asked = turn.ended == "picture"
-        return replace(self, texts=(*self.texts, text), awaits=asked, ended=not asked)
+        """After a turn of the model. One that its limit cut short may be gone on with."""
+        texts = (*self.texts, text)
+        ended = turn.ended == "stop"
+        return replace(self, texts=texts, awaits=turn.ended == "picture", ended=ended)
 
     def illustrated(self, image_HW3: Tensor) -> Story:
         return replace(self, images=(*self.images, image_HW3), awaits=False)

@@ -94,7 +94,8 @@ class TurnRules:
         span_ids: the ids of a span's queries. One of them written outside of a span is followed
             by the rest of them (SEED-X).
         opened: the prompt ends with the opening id, which has not been read.
-        pause: stop after a picture, for the caller to draw it and show it to the model.
+        pause: stop after a picture, for the caller to draw it and show it to the model. One that
+            was opened is finished beyond the limit then.
         allowed, adjust: as in ``TextRules``.
     """
 
@@ -143,7 +144,7 @@ def write_turn(
     """Text, and at every opening id a span in one pass, until a stop, a picture or the limit.
 
     Args:
-        stream: of one row and one branch.
+        stream: of one row and one branch, with room for the limit and a span.
         noise_1n: uniforms, at least ``limit``.
         seen_1V: bool, ids in the prompt, for the repetition penalty.
     """
@@ -151,7 +152,7 @@ def write_turn(
     forced = (*rules.span_ids, rules.span.closing)
     while opened or len(ids) < rules.limit:
         room = rules.limit - len(ids)
-        if opened and room < len(forced):
+        if opened and room < len(forced) and not rules.pause:
             return Turn([*ids, *forced[:room]], spans, "limit", cut=True)
         if opened:
             spans.append(read_span(stream, rules.span)[0, 0])
