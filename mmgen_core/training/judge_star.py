@@ -58,7 +58,7 @@ SHOWN = (
 COMBINED = (
     "green star, noto style",
     "purple apple, noto style",
-    "blue car, noto style",
+    "green car, noto style",
     "pink cat, noto style",
     "red cloud, fluent style",
     "yellow rocket, fluent style",
@@ -176,10 +176,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokenizer", default="models/mmgen_demo_vae.safetensors")
     parser.add_argument("--text-encoder", default="models/mmgen_demo_text.safetensors")
     parser.add_argument("--model", default="models/mmgen_demo_star.safetensors")
-    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--top-k", type=int, default=0)
-    parser.add_argument("--top-p", type=float, default=0.6)
-    parser.add_argument("--own-attention", action="store_true")
+    parser.add_argument("--top-p", type=float, default=0.5)
+    parser.add_argument("--own-attention", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--each", type=int, default=4, help="pictures per shown or held-out text")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
