@@ -107,8 +107,8 @@ def four_seeds() -> Template:
     )
     t.note(
         "One prompt, four seeds: picture *i* of the batch is the one that seed + *i* gives alone. "
-        "Found one? Set *batch_size* to 1 and its seed. The text names neither colour nor style, and "
-        "*top_p* is higher than in the other templates, so the seeds differ more.",
+        "Found one? Set *batch_size* to 1 and its seed. The text names neither colour nor style, "
+        "and *top_p* is higher than in the other templates, so the seeds differ.",
         (760, 620),
         (420, 110),
     )
@@ -117,7 +117,7 @@ def four_seeds() -> Template:
 
 def inpaint() -> Template:
     t, model, tokenizer, clip = star("star_inpaint")
-    prompt = encoded(t, (400, 0), clip, "smiling face, noto style", "Text of the source picture")
+    prompt = encoded(t, (400, 0), clip, "grinning face, noto style", "Text of the source picture")
     sampled = drawn(t, (400, 310), model, tokenizer, prompt, "Draw the source picture", seed=2)
     picture = decode(t, (400, 690), tokenizer, sampled)
     t.group("Source picture", [380, -80, 320, 860], "#A88")
@@ -127,8 +127,8 @@ def inpaint() -> Template:
         (380, 820),
         (320, 130),
     )
-    quarter = SIDE // 4
-    mask = box_mask(t, (740, 0), (quarter, quarter, 2 * quarter, 2 * quarter), SIDE)
+    box = SIDE // 16, SIDE // 8, SIDE * 7 // 8, SIDE // 2  # the upper half of the face
+    mask = box_mask(t, (740, 0), box, SIDE)
     t.group("Mask: white is redrawn", [720, -80, 312, 720], "#AA8")
     wanted = encoded(
         t,
