@@ -42,6 +42,9 @@ class Names(TextTokenizer):
     def vocabulary(self) -> dict[str, int]:
         return self._names
 
+    def encode(self, text: str) -> list[int]:
+        return [self._names[word] for word in text.split()]
+
     def decode(self, ids) -> str:
         return " ".join(str(i) for i in ids)
 

@@ -34,7 +34,7 @@ def ids_only(*ids: int) -> torch.Tensor:
 class TwoPictures:
     """Three words, then a picture of as many codes as its header says; at most two of them."""
 
-    limit, opening, header = 30, OPEN, 1
+    limit, opening = 30, OPEN
 
     def __init__(self):
         self.pictures = 0
@@ -47,7 +47,8 @@ class TwoPictures:
         wanted = OPEN if self.pictures < 2 else END
         return TextRules((OPEN, END), 1, ids_only(wanted))
 
-    def header_rules(self) -> tuple[TextRules, TokenSampling]:
+    @property
+    def header(self) -> tuple[TextRules, TokenSampling]:
         return TextRules((), 1, ids_only(0, 1)), TokenSampling()
 
     def picture(self, ids: Sequence[int]) -> Picture:
@@ -72,7 +73,7 @@ def told_plainly(model: Decoder, prompt: list[int], noise: torch.Tensor) -> list
         write(story.text(0, 3), TEXTS)
         if ids[-1] == END:
             return ids[len(prompt) :]
-        write(*story.header_rules())
+        write(*story.header)
         picture, start = story.picture(ids), len(ids)
         other = picture.others[0].context.ids.tolist()
         for token in picture.plan.tokens:

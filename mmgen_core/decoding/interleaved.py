@@ -47,12 +47,13 @@ class Story(Protocol):
     Attributes:
         limit: tokens of the whole sequence at most, prompt included.
         opening: the id that opens a picture; a text stops there.
-        header: how many further ids the model writes before the picture's plan is known.
+        header: how further ids are written before the picture's plan is known, as many as the
+            rules' limit says; None where there are none.
     """
 
     limit: int
     opening: int
-    header: int
+    header: tuple[TextRules, TokenSampling] | None
 
     def text(self, length: int, written: int) -> TextRules | None:
         """Rules for the next tokens, as many as their limit says; None ends the story.
@@ -61,9 +62,6 @@ class Story(Protocol):
             length: tokens of the sequence so far.
             written: tokens of the present text so far, whose last is no stop.
         """
-
-    def header_rules(self) -> tuple[TextRules, TokenSampling]:
-        """How the header is written."""
 
     def picture(self, ids: Sequence[int]) -> Picture:
         """The picture that the sequence so far has opened, header included.
@@ -122,8 +120,8 @@ class _Telling:
         return False
 
     def draw(self) -> None:
-        if self.story.header:
-            self.extend(*self.story.header_rules())
+        if self.story.header is not None:
+            self.extend(*self.story.header)
         picture = self.story.picture(self.ids)
         total = len(picture.plan.tokens)
         weights = [picture.weight, *(branch.weight for branch in picture.others)]

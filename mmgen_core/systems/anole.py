@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..decoding.interleaved import Picture
-from ..decoding.next_token import TextRules, TokenSampling
+from ..decoding.next_token import TextRules
 from ..decoding.stream import merged
 from .chameleon_vocabulary import guidance_branches
 from .next_token import Size
@@ -30,7 +30,7 @@ class AnoleStory:
     guidance: float
     image_guidance: float
     longest_text: int
-    header: int = 0
+    header: None = None
 
     @property
     def limit(self) -> int:
@@ -54,9 +54,6 @@ class AnoleStory:
             left = min(left, self.last_opening - length)
         ids = (v.eos, v.boi) if may_open else (v.eos,)
         return TextRules((v.eos, v.boi), left, v.mask(self.system.model_vocab, *ids))
-
-    def header_rules(self) -> tuple[TextRules, TokenSampling]:
-        raise NotImplementedError("Chameleon's pictures have no header.")
 
     def picture(self, ids: Sequence[int]) -> Picture:
         v = self.system.vocabulary

@@ -203,7 +203,6 @@ class LuminaStory:
     system: LuminaSystem
     guidance: float
     longest_text: int
-    header: int = 2
 
     @property
     def limit(self) -> int:
@@ -218,11 +217,12 @@ class LuminaStory:
         v = self.system.vocabulary
         return TextRules((v.turn, v.boi), left) if left > 0 else None
 
-    def header_rules(self) -> tuple[TextRules, TokenSampling]:
+    @property
+    def header(self) -> tuple[TextRules, TokenSampling]:
         v = self.system.vocabulary
         sizes = range(v.first_size + 1, v.first_size + 1 + MAX_GRIDS)
         allowed = v.mask(self.system.model_vocab, *sizes, text=False)
-        return TextRules((), self.header, allowed), HEADER
+        return TextRules((), 2, allowed), HEADER
 
     def picture(self, ids: Sequence[int]) -> Picture:
         v = self.system.vocabulary

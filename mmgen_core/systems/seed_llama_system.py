@@ -72,7 +72,7 @@ class SeedStory:
     system: SeedLlamaSystem
     longest: int  # tokens of the answer
     start: int  # tokens of the prompt
-    header: int = 0
+    header: None = None
 
     @property
     def limit(self) -> int:
@@ -91,9 +91,6 @@ class SeedStory:
         left = min(left, self.longest - (length - self.start))
         ends = (eos, begin) if may_open else (eos,)
         return TextRules((eos, begin), left, self.system.allowed(*ends))
-
-    def header_rules(self) -> tuple[TextRules, TokenSampling]:
-        raise NotImplementedError("SEED's pictures have no header.")
 
     def picture(self, ids: Sequence[int]) -> Picture:
         return Picture(self.system.plan())

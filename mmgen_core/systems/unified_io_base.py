@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -54,7 +55,7 @@ class TaskPrompt(MultimodalPrompt):
     blank: Box | None = None
 
 
-class UnifiedIOBase:
+class UnifiedIOBase(ABC):
     """What both generations share. See ``NextTokenSystem``."""
 
     takes_pictures = True
@@ -68,23 +69,25 @@ class UnifiedIOBase:
 
     # What the two answer differently
 
+    @abstractmethod
     def encoded(self, prompt: MultimodalPrompt, answer: str) -> Any:
         """The model's own kind of prompt."""
-        raise NotImplementedError
 
+    @abstractmethod
     def negative(self, prompt: Any) -> Any | None:
         """What guidance compares a prompt with; None for a model not trained for guidance."""
-        raise NotImplementedError
 
+    @abstractmethod
     def placement(self, picture_HWC: Tensor) -> Placement:
         """Where a picture lies in the frame that the model sees and draws."""
-        raise NotImplementedError
 
+    @abstractmethod
     def target(self, model: nn.Module, kind: str, limit: int) -> Any:
-        raise NotImplementedError
+        """The part of the model that writes texts or draws pictures, with room for ``limit``."""
 
+    @abstractmethod
     def plan(self) -> PicturePlan:
-        raise NotImplementedError
+        """The tokens of a picture."""
 
     # Prompts
 

@@ -7,6 +7,7 @@ fetched, and no code of a repository runs.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ class TokenizerError(ValueError):
     """A text tokenizer that is missing or cannot be used: says which file, and what to do."""
 
 
-class TextTokenizer:
+class TextTokenizer(ABC):
     """Text to ids and back, without any begin or end mark added.
 
     Attributes:
@@ -31,15 +32,17 @@ class TextTokenizer:
     path: Path
 
     @property
+    @abstractmethod
     def vocabulary(self) -> Mapping[str, int]:
         """Names of all ids."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, text: str) -> list[int]:
-        raise NotImplementedError
+        """Ids of a text."""
 
+    @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        raise NotImplementedError
+        """The text of ids."""
 
     def id_of(self, name: str) -> int:
         """Id of a name.
