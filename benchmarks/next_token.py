@@ -159,6 +159,8 @@ class PeerRun:
                 guided = warper(None, guided)
             token = torch.multinomial(guided.softmax(-1), 1)
             drawn.append(token)
+            if step + 1 == self.steps:
+                break  # nobody asks for what follows
             scores = [
                 self._scores(token.expand(len(rows), 1), cache, start + step)
                 for rows, cache in zip(self.rows, caches, strict=True)

@@ -18,7 +18,7 @@ PUBLIC_FILES = {
 }
 FILE = "mmgen_demo_chameleon.safetensors"  # model and image tokenizer in one
 # What the demo model draws best with; those of the public models stand in the notes.
-DEMO = {"guidance": 3.0, "image_guidance": 1.2, "temperature": 0.7, "top_k": 0, "top_p": 0.9}
+DEMO = {"guidance": 2.0, "image_guidance": 1.2, "temperature": 0.5, "top_k": 0, "top_p": 0.9}
 MODELS_NOTE = f"""## Models
 
 The demo model in this pack is a tiny Chameleon that draws emoji-like pictures of 64 x 64 pixels, \

@@ -190,3 +190,20 @@ def test_a_weight_that_is_no_number_ends_the_run(host, chameleon, models):
         (models / "tiny_chameleon.tokenizer.json").read_bytes()
     )
     fails(host, graph(file="nan_chameleon.safetensors"), "not finite")
+
+
+def test_interrupt_stops_within_a_picture(host, chameleon):
+    asked = []
+
+    def interrupt(events):
+        states = [data["nodes"].get("sampler") for data in events.of("progress_state")]
+        if not asked and any(state and state["value"] >= 1 for state in states):
+            asked.append(True)
+            host.client.interrupt()
+
+    prompt = graph(batch_size=1024, seed=77, guidance=2.5)
+    events = host.watch(prompt, on_message=interrupt)
+    assert asked and events.kinds()[-1] == "execution_interrupted"
+    states = [data["nodes"].get("sampler") for data in events.of("progress_state")]
+    assert max(state["value"] for state in states if state) < 16
+    assert drawn(host, graph(seed=78))[0].shape == (16, 16, 3)
