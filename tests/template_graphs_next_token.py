@@ -18,7 +18,7 @@ PUBLIC_FILES = {
 }
 FILE = "mmgen_demo_chameleon.safetensors"  # model and image tokenizer in one
 # What the demo model draws best with; those of the public models stand in the notes.
-DEMO = {"guidance": 2.0, "image_guidance": 1.2, "temperature": 0.5, "top_k": 0, "top_p": 0.9}
+DEMO = {"guidance": 1.0, "image_guidance": 1.0, "temperature": 0.3, "top_k": 0, "top_p": 0.9}
 MODELS_NOTE = f"""## Models
 
 The demo model in this pack is a tiny Chameleon that draws emoji-like pictures of 64 x 64 pixels, \
@@ -81,7 +81,7 @@ def text_to_image() -> Template:
 
 def image_to_image() -> Template:
     t, model, tokenizer = family("lumina_image_to_image")
-    first = asked(t, (400, 0), "a cat in noto style", "Source prompt")
+    first = asked(t, (400, 0), "red apple, fluent style", "Source prompt")
     tokens = drawn(t, (400, 260), model, tokenizer, first, "Draw the source picture", seed=2)
     source = decode(t, (400, 740), tokenizer, tokens)
     t.group("Source picture", [380, -80, 340, 910], "#A88")
@@ -91,7 +91,7 @@ def image_to_image() -> Template:
         (380, 870),
         (340, 110),
     )
-    text = "draw it in fluent style <image>"
+    text = "draw it in noto style <image>"
     prompt = asked(t, (760, 0), text, "What to do with it", source)
     changed = drawn(t, (760, 260), model, tokenizer, prompt, "Draw anew", seed=3)
     t.add("PreviewImage", (1120, 640), "Source picture", (260, 300), images=source[0])
@@ -110,7 +110,7 @@ def image_to_image() -> Template:
 
 def story() -> Template:
     t, model, tokenizer = family("anole_story")
-    prompt = asked(t, (400, 0), "a story of a fox and a rocket.")
+    prompt = asked(t, (400, 0), "a rocket meets a red heart.")
     told = t.add(
         "MMGenInterleavedSampler",
         (400, 260),
@@ -118,7 +118,7 @@ def story() -> Template:
         tokenizer=tokenizer[0],
         prompt=prompt[0],
         seed=0,
-        text_temperature=0.5,
+        text_temperature=0.0,
         repetition_penalty=1.0,
         max_text_tokens=60,
         **DEMO,
@@ -137,7 +137,7 @@ def story() -> Template:
 
 def question() -> Template:
     t, model, tokenizer = family("chameleon_question")
-    prompt = asked(t, (400, 0), "a red apple in noto style", "Picture to ask about")
+    prompt = asked(t, (400, 0), "pizza, noto style", "Picture to ask about")
     tokens = drawn(t, (400, 260), model, tokenizer, prompt, seed=4)
     picture = decode(t, (400, 740), tokenizer, tokens)
     t.group("Picture", [380, -80, 340, 910], "#A88")
@@ -170,8 +170,8 @@ def question() -> Template:
 
 def sd_refiner() -> Template:
     t, model, tokenizer = family("chameleon_sd_refiner")
-    text = "a snow capped mountain"
-    prompt = asked(t, (400, 0), f"{text} in noto style")
+    text = "snow capped mountain"
+    prompt = asked(t, (400, 0), f"{text}, noto style")
     tokens = drawn(t, (400, 260), model, tokenizer, prompt, seed=5)
     picture = decode(t, (400, 740), tokenizer, tokens)
     t.group("The language model draws", [380, -80, 340, 910], "#A88")

@@ -160,3 +160,11 @@ def test_describe_names_the_sizes(tmp_path):
     rows = describe(path)
     assert rows["is"] == "VAR transformer" and rows["depth"] == 2 and rows["heads"] == 2
     assert rows["scales"] == tiny.SCALES and rows["dtypes"] == "float32, int64"
+
+
+def test_byte_floats_are_read_as_numbers_to_compute_with(tmp_path):
+    weight = torch.randn(8, 8).to(torch.float8_e4m3fn)
+    save_file({"a": weight, "b": torch.ones(2)}, tmp_path / "small.safetensors")
+    tensors = read_checkpoint(tmp_path / "small.safetensors").tensors
+    assert tensors["a"].dtype == torch.float16 and tensors["b"].dtype == torch.float32
+    assert torch.equal(tensors["a"], weight.half())

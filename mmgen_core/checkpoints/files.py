@@ -70,7 +70,18 @@ def read_checkpoint(path: str | Path, reader: Reader | None = None) -> Checkpoin
             found = {f"rank{part[1]}.{name}": tensor for name, tensor in found.items()}
         tensors.update(found)
         metadata.update(meta)
-    return Checkpoint(path, flatten_wrapper(path, tensors), read_config(path, tensors, metadata))
+    config = read_config(path, tensors, metadata)
+    return Checkpoint(path, without_byte_floats(flatten_wrapper(path, tensors)), config)
+
+
+def without_byte_floats(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """8-bit floats are a way to store weights: read as fp16 (e4m3) or bf16 (e5m2), which hold them
+    exactly, so that no policy takes them for the precision to compute in."""
+    wider = {torch.float8_e4m3fn: torch.float16, torch.float8_e5m2: torch.bfloat16}
+    return {
+        name: tensor.to(wider[tensor.dtype]) if tensor.dtype in wider else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def shards_of(path: Path) -> list[Path]:

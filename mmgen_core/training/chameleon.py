@@ -46,6 +46,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--mlp", type=int, default=384)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--rate", type=float, default=2.5e-3)
+    parser.add_argument("--start", help="a finished model file to go on from")
+    parser.add_argument(
+        "--tasks", default="0.5,0.18,0.14,0.18", help="shares of draw, answer, redraw, story"
+    )
     return parser.parse_args(argv)
 
 
@@ -147,7 +151,8 @@ def finish(model: Decoder, tokenizer: JsonTokenizer, args: argparse.Namespace) -
     tensors |= {f"{HF_PREFIX}{name}": tensor for name, tensor in vqgan.tensors.items()}
     out = Path(args.out)
     file = out / f"{NAME}.safetensors"
-    save_file(loop.half_tensors(tensors), file, {"config": json.dumps(config), "format": "pt"})
+    stored = loop.byte_tensors(tensors, keep=("norm", "quantize.embedding"))
+    save_file(stored, file, {"config": json.dumps(config), "format": "pt"})
     log.info("%s, %.1f MB", file, file.stat().st_size / 1e6)
 
 
@@ -163,7 +168,13 @@ def main(argv: list[str] | None = None) -> int:
     torch.manual_seed(args.seed)
     model = started(args, len(tokenizer), count).to(device)
     log.info("%d parameters, %d ids", loop.parameter_count(model), len(tokenizer))
+    if args.start:
+        checkpoint = read_checkpoint(args.start)
+        match = identify(checkpoint, "next-token model")
+        model.load_state_dict(match.architecture.state_dict(checkpoint.tensors))
     tasks = Tasks(drawings, codes, tokenizer)
+    shares = map(float, args.tasks.split(","))
+    tasks.kinds = dict(zip(tasks.kinds, shares, strict=True))
     with loop.attention_for(device):
         ema = train(model, tasks, args, device)
     model.load_state_dict(ema.average)

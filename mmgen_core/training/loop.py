@@ -204,6 +204,19 @@ def parameter_count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def byte_tensors(tensors: dict[str, Tensor], keep: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The tensors with the weights of layers in 8-bit floats (e4m3), which files are read from as
+    any other; vectors, small ones and names that hold one of ``keep`` stay in fp16."""
+
+    def is_stored_small(name: str, tensor: Tensor) -> bool:
+        return tensor.ndim > 1 and tensor.numel() >= 4096 and not any(k in name for k in keep)
+
+    return {
+        name: tensor.to(torch.float8_e4m3fn) if is_stored_small(name, tensor) else tensor
+        for name, tensor in half_tensors(tensors).items()
+    }
+
+
 def half_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as they are stored: floats in fp16, contiguous."""
     return {
