@@ -19,6 +19,7 @@ ALIASES = [
     "anole",
     "lumina",
     "lumina-mgpt",
+    "seed-llama",
     "unified-io",
     "next-token",
     "autoregressive",
