@@ -52,15 +52,7 @@ class QueryWriter:
         on_token: OnToken,
         grammar: TextGrammar | None = None,
     ) -> str:
-        if settings.presence_penalty:
-            raise ValueError(f"{self.name} has no presence penalty: set it to 0.")
-        sampling = TokenSampling(
-            settings.temperature,
-            settings.top_k,
-            settings.top_p,
-            settings.min_p,
-            settings.repetition_penalty,
-        )
+        sampling = settings.token_sampling(self.name)
 
         def follow(count: int, total: int, ids_1n: Tensor) -> None:
             on_token(count, total, self.text_of(ids_1n[0].tolist()))

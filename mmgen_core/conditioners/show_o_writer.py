@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..decoding.kv_cache import KVCache
-from ..decoding.next_token import TextRules, TokenSampling, uniform_noise, write_text
+from ..decoding.next_token import TextRules, uniform_noise, write_text
 from ..decoding.picture_question import read_codes_question, read_features_question
 from ..decoding.stream import Context, DecoderStream, Prefix, prefill
 from ..models.show_o import ShowO
@@ -82,15 +82,7 @@ class ShowOWriter:
         grammar: TextGrammar | None = None,
     ) -> str:
         p = self.model.params
-        if settings.presence_penalty:
-            raise ValueError(f"{self.name} has no presence penalty: set it to 0.")
-        sampling = TokenSampling(
-            settings.temperature,
-            settings.top_k,
-            settings.top_p,
-            settings.min_p,
-            settings.repetition_penalty,
-        )
+        sampling = settings.token_sampling(self.name)
         prefix = self.read(prompt)
         stream = DecoderStream(self.model.decoder, prefix, 1, settings.max_tokens)
         seen = None

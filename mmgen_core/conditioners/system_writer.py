@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..decoding.next_token import TokenSampling
 from ..systems.next_token import MultimodalPrompt, NextTokenSystem, PictureWish
 from .multimodal_prompt import multimodal_prompt
 from .text_writer import OnToken, TextGrammar, TextRequest, TextSettings
@@ -53,15 +52,7 @@ class SystemWriter:
         on_token: OnToken,
         grammar: TextGrammar | None = None,
     ) -> str:
-        if settings.presence_penalty:
-            raise ValueError(f"{self.name} has no presence penalty: set it to 0.")
-        sampling = TokenSampling(
-            settings.temperature,
-            settings.top_k,
-            settings.top_p,
-            settings.min_p,
-            settings.repetition_penalty,
-        )
+        sampling = settings.token_sampling(self.name)
         return self.system.answer(
             self.model,
             self.tokenizer,

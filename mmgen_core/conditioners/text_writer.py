@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..decoding.next_token import TokenSampling
+
 # Called after every token with (tokens so far, most tokens there can be, text so far); it may
 # raise, which ends the run.
 OnToken = Callable[[int, int, str], None]
@@ -61,6 +63,17 @@ class TextSettings:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     seed: int = 0
+
+    def token_sampling(self, name: str) -> TokenSampling:
+        """The same for the next-token engine, which knows no presence penalty.
+
+        Raises:
+            ValueError: one is wanted of the model with this name.
+        """
+        if self.presence_penalty:
+            raise ValueError(f"{name} has no presence penalty: set it to 0.")
+        filters = (self.temperature, self.top_k, self.top_p, self.min_p)
+        return TokenSampling(*filters, self.repetition_penalty)
 
 
 class TextGrammar(Protocol):
