@@ -117,7 +117,7 @@ def four_seeds() -> Template:
 
 def inpaint() -> Template:
     t, model, tokenizer, clip = star("star_inpaint")
-    prompt = encoded(t, (400, 0), clip, "grinning face, noto style", "Text of the source picture")
+    prompt = encoded(t, (400, 0), clip, "mountain, noto style", "Text of the source picture")
     sampled = drawn(t, (400, 310), model, tokenizer, prompt, "Draw the source picture", seed=2)
     picture = decode(t, (400, 690), tokenizer, sampled)
     t.group("Source picture", [380, -80, 320, 860], "#A88")
@@ -127,14 +127,14 @@ def inpaint() -> Template:
         (380, 820),
         (320, 130),
     )
-    box = SIDE // 16, SIDE // 8, SIDE * 7 // 8, SIDE // 2  # the upper half of the face
+    box = 0, 0, SIDE, SIDE // 2  # the upper half
     mask = box_mask(t, (740, 0), box, SIDE)
     t.group("Mask: white is redrawn", [720, -80, 312, 720], "#AA8")
     wanted = encoded(
         t,
         (0, 480),
         clip,
-        "smiling face with sunglasses, noto style",
+        "volcano, noto style",
         "Text of the whole edited picture",
     )
     edit(
