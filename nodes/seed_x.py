@@ -55,7 +55,7 @@ class SeedXFeatures(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="Pictures of the prompt; {image} in the text says where each stands.",
+                    tooltip="Pictures of the prompt; <image> in the text says where each stands.",
                 ),
                 Prompt.Input(
                     "prompt",

@@ -25,7 +25,7 @@ class SeedXBoxes(io.ComfyNode):
                     "answer",
                     force_input=True,
                     tooltip="What Generate Text gave, with SEED-X as its CLIP. Ask the base model "
-                    "{image}the dog [[ <box_start> without the template, or SEED-X-I in words.",
+                    "<image>the dog [[ <box_start> without the template, or SEED-X-I in words.",
                 ),
                 io.Image.Input("image", tooltip="The picture that was asked about, for its size."),
                 io.String.Input(

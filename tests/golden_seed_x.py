@@ -215,7 +215,8 @@ def picture_in_prompt(case, agent, ids, tokens):
     image = case.inputs["rgb_hwc"] / 255
     pixels, centres = pictures.tiles(image, vision.params.image_size, grids)
     parts = seed_x.read_picture(vision, agent, image, torch.device("cpu"), grids)
-    prompt = seed_x.prompt(RecordedWords(ids, tokens), tokens, config["prompt"], "", [parts])
+    asked = config["prompt"].replace("{image}", seed_x.PICTURE)
+    prompt = seed_x.prompt(RecordedWords(ids, tokens), tokens, asked, "", [parts])
     assert torch.equal(prompt.ids, ids), "another layout of the picture's tokens"
     shown = torch.zeros(len(ids), dtype=torch.bool)
     shown[prompt.at] = True

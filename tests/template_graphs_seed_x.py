@@ -200,7 +200,7 @@ def visual_question() -> Template:
     t.add("PreviewAny", (1080, 0), "Answer", (420, 200), source=answer[0])
     t.note(
         "The picture is read in up to four tiles and as a whole. Several pictures come as a batch; "
-        "`{image}` in the text says where each stands.",
+        "`<image>` in the text says where each stands.",
         (700, 370),
         (340, 110),
     )
@@ -215,7 +215,7 @@ def find() -> Template:
         (700, 0),
         size=(340, 320),
         clip=model[1],
-        prompt="{image}the dog [[ <box_start>",
+        prompt="<image>the dog [[ <box_start>",
         image=source[0],
         max_length=32,
         sampling_mode="off",

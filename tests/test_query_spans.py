@@ -136,12 +136,12 @@ def test_picture_prompt_needs_as_many_places_as_pictures():
     task = seed_x.TEMPLATES["ask (SEED-X)"]
     shown = seed_x.prompt(TEXT, TOKENS, task, "is the sky blue", [parts])
     assert len(shown.at) == 2 * QUERIES
-    twice = seed_x.prompt(TEXT, TOKENS, task, "{image}is {image}red", [parts, parts])
+    twice = seed_x.prompt(TEXT, TOKENS, task, "<image>is <image>red", [parts, parts])
     assert len(twice.at) == 4 * QUERIES
     with pytest.raises(ValueError, match="1 pictures were given, this prompt has 0 places"):
         seed_x.prompt(TEXT, TOKENS, seed_x.TEMPLATES["draw (SEED-X)"], "a cat", [parts])
     with pytest.raises(ValueError, match="1 pictures were given, this prompt has 2 places"):
-        seed_x.prompt(TEXT, TOKENS, task, "{image}is {image}red", [parts])
+        seed_x.prompt(TEXT, TOKENS, task, "<image>is <image>red", [parts])
     with pytest.raises(ValueError, match="own picture tokens"):
         seed_x.prompt(TEXT, TOKENS, task, "a <img_00001>", [])
 

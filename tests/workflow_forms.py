@@ -96,7 +96,7 @@ def to_api(workflow: dict, object_info: dict[str, dict]) -> dict[str, dict]:
         if values:
             raise ValueError(f"node {node['id']} ({node['type']}): {len(values)} values too many")
         inputs |= {i["name"]: links[i["link"]] for i in node["inputs"] if i["link"] is not None}
-        title = node.get("title") or definition["display_name"]
+        title = node.get("title") or definition["display_name"] or node["type"]
         prompt[str(node["id"])] = {
             "inputs": inputs,
             "class_type": node["type"],

@@ -25,16 +25,16 @@ from ..models.seed_x_agent import SeedXAgent
 from .pictures import READING_GRIDS, Grid, tiles
 from .story import Story, with_features
 
-PICTURE = "{image}"  # a picture's place in a prompt
+PICTURE = "<image>"  # a picture's place in a prompt; in braces the browser would change it
 TEMPLATES = {
     "draw (SEED-X)": "{text}<img>",
     "draw (SEED-X-I)": "[INST] Generate an image: {text} [/INST]\n",
-    "edit (SEED-X-Edit)": "[INST] {image}{text} [/INST]\n",
-    "ask (SEED-X)": "Question: {image}{text}\nAnswer:",
-    "ask (SEED-X-I)": "[INST] {image}{text} [/INST]\n",
-    "find (SEED-X)": "{image}{text} [[ <box_start>",
+    "edit (SEED-X-Edit)": "[INST] <image>{text} [/INST]\n",
+    "ask (SEED-X)": "Question: <image>{text}\nAnswer:",
+    "ask (SEED-X-I)": "[INST] <image>{text} [/INST]\n",
+    "find (SEED-X)": "<image>{text} [[ <box_start>",
     "story (SEED-X-I)": "[INST] {text} [/INST]\n",
-    "plain": "{image}{text}",
+    "plain": "<image>{text}",
 }
 ASKING = {"base": "ask (SEED-X)", "instruct": "ask (SEED-X-I)"}
 GREEDY = TokenSampling(temperature=0)  # as published
@@ -124,7 +124,7 @@ def prompt(
 ) -> Context:
     """A template with text and pictures (``read_picture``) filled in, after the start id.
 
-    A text may say itself where its pictures stand, with {image}; otherwise they stand where the
+    A text may say itself where its pictures stand, with <image>; otherwise they stand where the
     template has its place.
 
     Raises:

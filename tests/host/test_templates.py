@@ -25,6 +25,8 @@ PICKERS = (
     "clip_name",
     "ckpt_name",
     "llm_name",
+    "language_model",
+    "detokenizer_name",
 )
 LOADERS = ("MMGenLoadScaleModel", "MMGenLoadImageTokenizer")
 
