@@ -195,6 +195,8 @@ def layout_regional() -> Template:
     )
     picture = t.add("MMGenDrawLayout", (800, 360), boxes=checked[0], width=side, height=side)
     t.add("PreviewImage", (800, 520), "The plan", (300, 320), images=picture[0])
+    listed = t.add("MMGenLayoutToElements", (800, 880), boxes=checked[0], width=side, height=side)
+    t.add("PreviewAny", (1180, 760), "For a JSON prompt", (340, 200), source=listed[0])
     checkpoint = t.add("CheckpointLoaderSimple", (0, 300), ckpt_name=SDXL)
     regions = t.add(
         "MMGenLayoutToRegions",
@@ -293,8 +295,6 @@ def endpoint() -> Template:
     reread = t.add(
         "MMGenReadLayout", (800, 0), None, (340, 240), text=planned[3], width=side, height=side
     )
-    listed = t.add("MMGenLayoutToElements", (800, 300), boxes=reread[0], width=side, height=side)
-    t.add("PreviewAny", (800, 440), "For a JSON prompt", (340, 200), source=listed[0])
     checkpoint = t.add("CheckpointLoaderSimple", (0, 300), ckpt_name=SDXL)
     regions = t.add(
         "MMGenLayoutToRegions",
