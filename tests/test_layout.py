@@ -71,12 +71,17 @@ def test_texts_around_the_objects():
     assert layout.objects[0] == LayoutObject("a sign", 0, 0, 200, 50, (), "OPEN")
 
 
+def test_attributes_of_several_words_stand_behind():
+    one = LayoutObject("a dog", 0, 0, 1, 1, ("brown", "with a red collar"))
+    assert one.description == "a brown dog, with a red collar"
+
+
 def test_attributes():
     text = (
         '[{"label": "car", "color": "red", "attributes": ["old", "shiny"], "box": [1, 2, 90, 80]}]'
     )
     one = parse(text, 100, 100, "pixels").objects[0]
-    assert one.attributes == ("red", "old", "shiny") and one.description == "car, red, old, shiny"
+    assert one.attributes == ("red", "old", "shiny") and one.description == "red old shiny car"
 
 
 @pytest.mark.parametrize("grid", ["", "percent", 0, -5, math.nan, math.inf, True, None])

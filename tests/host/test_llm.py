@@ -221,7 +221,7 @@ def planned(host, clip: dict, **values) -> dict[str, list[str]]:
 def test_plan_from_a_server(host, served):
     found = planned(host, connect(served))
     boxes = json.loads(found["boxes"][0])
-    assert [box["metadata"]["desc"] for box in boxes[0]] == ["cat, black", "dog"]
+    assert [box["metadata"]["desc"] for box in boxes[0]] == ["black cat", "dog"]
     assert boxes[0][0]["x"] == 51 and boxes[0][0]["width"] == 179
     assert found["caption"] == ["a cat and a dog"] and found["ground"] == ["lawn"]
     assert "1000" in served.requests[0]["messages"][0]["content"]
@@ -253,7 +253,7 @@ def test_canvas_keeps_plan_and_edits(host, served):
         "image": node("MMGenDrawLayout", boxes=["canvas", 2], **CANVAS),
         "save": node("PreviewImage", images=["image", 0]),
     }
-    assert shown(host, prompt)["texts"] == ["cat, black, oil", "dog, oil"]
+    assert shown(host, prompt)["texts"] == ["black cat, oil", "dog, oil"]
     edit = {"x": 10, "y": 20, "width": 100, "height": 50, "metadata": {"desc": "owl"}}
     incoming = host.run(prompt).outputs["canvas"]["input_bboxes"]
     prompt["canvas"]["inputs"] |= {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,9 +27,14 @@ class LayoutObject:
 
     @property
     def description(self) -> str:
-        """The label with its attributes: what to tell a model that draws it."""
+        """The label with its attributes: what to tell a model that draws it. Single words stand
+        before the label, phrases behind it: "red old car, with open doors"."""
         more = [word for word in self.attributes if word.lower() not in self.label.lower()]
-        return ", ".join([self.label, *more])
+        article = re.match(r"(?:an?|the)\s+", self.label, re.I)
+        start = article.end() if article else 0
+        words = " ".join([*(word for word in more if " " not in word), self.label[start:]])
+        before = self.label[:start] + words
+        return ", ".join([before, *(phrase for phrase in more if " " in phrase)])
 
     @property
     def right(self) -> int:
