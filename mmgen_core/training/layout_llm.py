@@ -201,6 +201,12 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     model.half().save_pretrained(folder)
     model.to(dtype)
     tokenizer.save_pretrained(folder)
+    # the name that older and newer versions of transformers know, and nothing of this machine
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text("utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    own = ("is_local", "local_files_only")
+    kept = {name: value for name, value in config.items() if name not in own}
+    path.write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
