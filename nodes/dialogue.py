@@ -19,7 +19,7 @@ from ..mmgen_core.systems.show_o_runs import (
 from . import host
 from .api import Dialogue, MaskedModel, Tokenizer, io
 from .inputs import seed_input
-from .masked import ALIASES
+from .masked import ALIASES, TOP_K
 
 ACTIONS = ("answer", "draw")
 
@@ -95,6 +95,15 @@ class DialogueTurn(io.ComfyNode):
                     optional=True,
                     tooltip="For the w-clip-vit variants, which look at pictures through CLIP.",
                 ),
+                io.Int.Input(
+                    "top_k",
+                    default=0,
+                    min=0,
+                    max=65536,
+                    optional=True,
+                    advanced=True,
+                    tooltip=f"For pictures. {TOP_K}",
+                ),
             ],
             outputs=[
                 Dialogue.Output("dialogue", tooltip="For the next turn."),
@@ -123,13 +132,14 @@ class DialogueTurn(io.ComfyNode):
         dialogue: DialogueState | None = None,
         image: Tensor | None = None,
         clip_vision: io.ClipVision.Type | None = None,
+        top_k: int = 0,
     ) -> io.NodeOutput:
         check_tokenizer(show_o_of(model.module, model.file), tokenizer.module)
         told = dialogue or DialogueState()
         if image is not None:
             told = told.shown(image[0])
         if action == "draw":
-            sampling = MaskedSampling(steps, guidance)
+            sampling = MaskedSampling(steps, guidance, top_k=top_k)
             told = told.drawn(text, drawn(model, tokenizer, text, sampling, seed))
         else:
             settings = TextSettings(max_tokens, temperature, seed=seed)

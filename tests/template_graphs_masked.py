@@ -21,11 +21,12 @@ PUBLIC_FILES = {
 MODEL, TOKENIZER = "mmgen_demo_show_o.safetensors", "mmgen_demo_magvit.safetensors"
 SIDE = 64
 # What the demo model draws best with; those of the public models stand in the note.
-DEMO = {"steps": 16, "guidance": 2.0, "temperature": 1.0, "schedule": "cosine"}
+DEMO = {"steps": 20, "guidance": 1.0, "temperature": 1.5, "schedule": "cosine", "top_k": 2}
 MODELS_NOTE = f"""## Models
 
 The demo models in this pack draw emoji-like pictures of 64 x 64 pixels, so the workflow runs \
-at once. They know some 300 motifs in two styles: end the text with *noto style* or *fluent style*.
+at once. They know 190 motifs (hearts, shapes, faces, animals, plants, fruit, food, sky) in two \
+styles: end the text with *noto style* or *fluent style*.
 
 For real pictures make these folders in `ComfyUI/models/mmgen` and choose the files in the two \
 loaders (Apache-2.0):
@@ -35,7 +36,8 @@ loaders (Apache-2.0):
 - `magvitv2/`: [pytorch_model.bin]({TOKENIZER_URL}/resolve/main/{FILE}) (0.4 GB)
 - `tokenizer/`: [tokenizer.json]({PHI_URL}/resolve/main/tokenizer.json) of phi-1_5
 
-Set *guidance* 1.75 and *steps* 16 for 256 px, *guidance* 5 and *steps* 50 for 512 px."""
+Set *temperature* 1 and *top_k* 0 for them, *guidance* 1.75 and *steps* 16 for 256 px, *guidance* \
+5 and *steps* 50 for 512 px."""
 
 
 def show_o(name: str) -> tuple[Template, Node, Node]:
@@ -141,8 +143,8 @@ def panorama() -> Template:
         model=model[0],
         tokenizer=tokenizer[0],
         tokens=tokens[0],
-        steps_text="right: evergreen tree, noto style\nright: house, noto style\n"
-        "left: mountain, noto style",
+        steps_text="right: evergreen tree, noto style\nright: cloud, noto style\n"
+        "left: palm tree, noto style",
         seed=4,
         **DEMO,
     )
@@ -200,6 +202,7 @@ def dialogue() -> Template:
         "tokenizer": tokenizer[0],
         "steps": DEMO["steps"],
         "guidance": DEMO["guidance"],
+        "top_k": DEMO["top_k"],
         "max_tokens": 60,
         "temperature": 0.0,
     }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokenizer", default="models/mmgen_demo_magvit.safetensors")
     parser.add_argument("--groups", default=GROUPS)
     parser.add_argument("--count", type=int, default=96, help="drawings asked for")
-    parser.add_argument(
-        "--sampling",
-        type=float,
-        nargs=3,
-        default=(12, 2.0, 1.0),
-        metavar=("STEPS", "GUIDANCE", "TEMPERATURE"),
-    )
+    parser.add_argument("--sampling-steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, default=1.5)
+    parser.add_argument("--top-k", type=int, default=2)
     parser.add_argument("--sheet", help="also write the first 64 pictures here")
     return parser.parse_args(argv)
 
@@ -60,8 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     core = captioned_drawings(64, "core", "train", args.cache)
     drawings = [one for one in core if one.group in args.groups.split(",")]
     chosen = drawings[:: max(1, len(drawings) // args.count)][: args.count]
-    steps, guidance, temperature = args.sampling
-    sampling = MaskedSampling(round(steps), guidance, temperature=temperature)
+    sampling = MaskedSampling(
+        args.sampling_steps, args.guidance, temperature=args.temperature, top_k=args.top_k
+    )
     pictures = drawn(model, tokenizer, text, chosen, sampling, device)
     right = nearest_is_asked(pictures, drawings, chosen)
     named = answers(model, tokenizer, text, chosen, device)
@@ -69,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         "asked": len(chosen),
         "nearest_is_asked": round(right, 3),
         "named": round(named, 3),
-        "sampling": list(args.sampling),
+        "sampling": asdict(sampling),
     }
     log.info("%s", metrics)
     path = Path(args.model).with_suffix(".metrics.json")
