@@ -353,6 +353,14 @@ def by_hand() -> list[Case]:
             CAT,
             ("dog", 320, 320, 160, 160),
         ),  # fmt: skip
+        case(
+            "up_to_1000_on_a_larger_picture",
+            '[{"label": "sky", "box": [0, 0, 1000, 500]}, {"label": "cat", "box": [250, 500, 500, '
+            "750]}]",
+            ("sky", 0, 0, 1024, 512),
+            ("cat", 256, 512, 256, 256),
+            size=(1024, 1024),
+        ),
         # what is dropped or altered
         case(
             "partly_outside",

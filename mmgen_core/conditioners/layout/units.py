@@ -93,10 +93,13 @@ def _unit(boxes: Sequence[RawBox], order: str, draft: Draft, width: int, height:
         return square
     if draft.form == CSS and _is_layout_gpt(edges, width, height):
         return Unit(f"{LAYOUT_GPT_SIDE:g}", LAYOUT_GPT_SIDE, LAYOUT_GPT_SIDE)
+    common = Unit(f"{COMMON_SIDE:g}", COMMON_SIDE, COMMON_SIDE)
+    ends = [end for edge in edges for end in edge[2:]]
+    if min(width, height) > COMMON_SIDE and max(ends, default=0.0) == COMMON_SIDE:
+        return common  # up to exactly 1000 on a larger picture: no edge in pixels falls there
     said = draft.form != CSS and any("px" in box.units for box in boxes)  # LayoutGPT always does
     if said or _fits(edges, pixels):
         return pixels
-    common = Unit(f"{COMMON_SIDE:g}", COMMON_SIDE, COMMON_SIDE)
     named = all(box.named for box in boxes)
     sparse = max((common.share(edge) for edge in edges), default=0.0) < SPARSE
     if (named or sparse) and _fits(edges, pixels, OVER):
