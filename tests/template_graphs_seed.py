@@ -154,7 +154,7 @@ def mix_tokens() -> Template:
     var, vae, seed, unet = demo_loaders(t)
     pair = [
         demo_picture(t, 0, (var, vae), "heart", 3, "First drawing"),
-        demo_picture(t, 500, (var, vae), "moon", 1, "Second drawing"),
+        demo_picture(t, 500, (var, vae), "coloured circle", 1, "Second drawing"),
     ]
     first, second = (encode(t, (1000, 500 * i), seed, picture[0]) for i, picture in enumerate(pair))
     mixes = (("Half of both", 0.5, "all"), ("The second's places 16-31", 1.0, "16-31"))

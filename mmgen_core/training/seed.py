@@ -154,6 +154,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16, help="of the second stage")
     parser.add_argument("--first-batch", type=int, default=48, help="contrast wants many pictures")
     parser.add_argument("--groups", default="heart,shape,fruit,sky", help="of the core motifs")
+    parser.add_argument("--drawn", default="heart,shape", help="groups of the second stage")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--vae", default="models/mmgen_demo_vae.safetensors")
     parser.add_argument("--save-at", type=float, default=10.0, help="minutes between saved models")
@@ -195,10 +196,13 @@ def train(model: Trained, pictures: SeedPictures, words: Words, args, device) ->
             ema = loop.Ema(model, AVERAGING)
         if not quantised and progress >= warm_end(args):
             quantised = True
-            place_codes(model.tokenizer, sample_vectors(model, pictures, device))
+            vectors = sample_vectors(model, pictures, args.drawn.split(","), device)
+            place_codes(model.tokenizer, vectors)
         part = progress / args.first if first else (progress - args.first) / (1 - args.first)
         loop.set_rate(optimiser, loop.one_cycle(min(part, 1.0), args.rate))
-        pixels, latents, captions = pictures.batch(args.first_batch if first else args.batch)
+        groups = (args.groups if first else args.drawn).split(",")
+        size = args.first_batch if first else args.batch
+        pixels, latents, captions = pictures.batch(size, groups)
         # On a CPU fp32 is the faster one at these sizes.
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
             vision = model.vision(pixels.to(device)).float()
@@ -246,10 +250,12 @@ def warm_end(args: argparse.Namespace) -> float:
 
 
 @torch.no_grad()
-def sample_vectors(model: Trained, pictures: SeedPictures, device) -> Tensor:
+def sample_vectors(
+    model: Trained, pictures: SeedPictures, groups: list[str], device: torch.device
+) -> Tensor:
     parts = []
     for _ in range(8):
-        pixels, _, _ = pictures.batch(64)
+        pixels, _, _ = pictures.batch(64, groups)
         states = model.tokenizer.states(model.vision(pixels.to(device)))
         parts.append(model.tokenizer.code_inputs(states).flatten(0, 1))
     return torch.cat(parts)

@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--models", default="models")
     parser.add_argument("--vae", default="models/mmgen_demo_vae.safetensors")
     parser.add_argument("--cache", default=".cache/drawings")
-    parser.add_argument("--groups", default="heart,shape,fruit,sky")
+    parser.add_argument("--groups", default="heart,shape")
     parser.add_argument("--sheet", help="where a picture of drawings and results goes")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -67,6 +68,7 @@ class SeedPictures:
 
     def __init__(self, drawings: list[CaptionedDrawing], vae: str, seed: int = 0) -> None:
         self.captions = [drawing.captions for drawing in drawings]
+        self.groups = [drawing.group for drawing in drawings]
         pictures = torch.from_numpy(np.stack([d.picture for d in drawings])).float() / 255
         shown = variants(pictures, VARIANTS, seed)
         self.latents, again = latents_of(shown.flatten(0, 1), vae)
@@ -78,10 +80,11 @@ class SeedPictures:
     def __len__(self) -> int:
         return len(self.captions)
 
-    def batch(self, size: int) -> tuple[Tensor, Tensor, list[str]]:
+    def batch(self, size: int, groups: Sequence[str]) -> tuple[Tensor, Tensor, list[str]]:
         """pixels [B, 3, H, W], scaled latents [B, C, h, w] and a caption each, all different
-        drawings."""
-        rows = torch.randperm(len(self))[:size]
+        drawings of some groups."""
+        known = torch.tensor([i for i, group in enumerate(self.groups) if group in groups])
+        rows = known[torch.randperm(len(known))[:size]]
         which = torch.randint(VARIANTS, (len(rows),))
         texts = [self.captions[r] for r in rows.tolist()]
         captions = [t[int(torch.randint(len(t), ()))] for t in texts]
