@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from golden_bytes import cut_off
 from golden_show_o import (
     answer,
     generator_noise,
@@ -121,14 +122,6 @@ def repainted(case, model, tokenizer, painter, mode: str, canvas) -> dict[str, t
         f"{mode}.decoded_ids": canvas.flatten(1),
         **{n: cut_off(v, case.expected[n], slack) for n, v in zip(names, logged, strict=True)},
     }
-
-
-def cut_off(value: torch.Tensor, recorded: torch.Tensor, slack: float) -> torch.Tensor:
-    """Values in 0..255 as the script's bytes, which are cut off, not rounded: where a value lies
-    as near to a whole number as the case's tolerance for the floats, either byte is right."""
-    low, high = (value - slack).clamp(0).floor(), (value + slack).clamp(max=255).floor()
-    within = (low <= recorded) & (recorded <= high)
-    return torch.where(within, recorded.float(), value.floor()).to(torch.uint8)
 
 
 def pictures(tokenizer, canvas, mode: str) -> dict[str, torch.Tensor]:

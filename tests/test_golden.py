@@ -73,7 +73,7 @@ def test_golden(folder: Path, monkeypatch):
 
 
 def compare(actual: torch.Tensor, expected: torch.Tensor, atol: float, rtol: float) -> None:
-    if not expected.is_floating_point() and expected.dtype != torch.uint8:
-        atol = rtol = 0  # 8-bit pictures have the runner's tolerance
+    if not expected.is_floating_point():
+        atol = rtol = 0
     actual = actual.to(expected.dtype)
     torch.testing.assert_close(actual, expected, atol=atol, rtol=rtol, equal_nan=False)
