@@ -92,14 +92,15 @@ class StepProgress:
         return "JPEG", Image.fromarray(pixels.numpy()), args.preview_size
 
 
-class Progress:
+class Progress(StepProgress):
     """The same for engines that report the unfinished map itself."""
 
-    def __init__(self, picture: Callable[[Tensor], Tensor]):
-        self._picture, self._progress = picture, StepProgress()
+    def __init__(self, draw: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self._draw = draw
 
     def __call__(self, step: int, total: int, f_hat_BChw: Tensor) -> None:
-        self._progress(step, total, lambda: self._picture(f_hat_BChw))
+        super().__call__(step, total, lambda: self._draw(f_hat_BChw))
 
 
 def nothing() -> ExecutionBlocker:

@@ -50,12 +50,12 @@ def shown(seconds, method):
     progress = host.Progress(picture)
     progress._bar = Bar()
     for step in range(10):
-        time.sleep(0.06)
+        time.sleep(0.04)
         progress(step, 10, torch.zeros(1, 1, 1, 1))
     return progress._bar.shown
 
 assert shown(0, LatentPreviewMethod.Auto) == 10
-assert 1 <= shown(0.09, LatentPreviewMethod.Auto) <= 4
+assert 1 <= shown(0.06, LatentPreviewMethod.Auto) <= 4
 assert shown(0, LatentPreviewMethod.NoPreviews) == 0
 
 # An interrupt leaves through on_step
