@@ -228,7 +228,7 @@ def run_trace(case) -> dict[str, torch.Tensor]:
             for i, i_local in enumerate(local)
         ]
         if local:
-            compare_drafts(step, p, q, local)
+            compare_drafts(step, p, q, local, *tolerance(case, "probabilities"))
         guesses = torch.tensor([0, *local])
         before = torch.stack([torch.zeros(size), *q])
         tests = torch.cat([torch.zeros(1), step.get("uniform", torch.zeros(0))])[: len(p)]
@@ -274,8 +274,11 @@ def compare_top(step, p: torch.Tensor, plan: PicturePlan, done: int, case) -> No
         torch.testing.assert_close(ours, step["model_top20_probs"][slot], atol=atol, rtol=rtol)
 
 
-def compare_drafts(step, p: torch.Tensor, q: list[torch.Tensor], local: list[int]) -> None:
-    found = torch.stack([p[i, token] for i, token in enumerate(local)])
-    torch.testing.assert_close(found, step["p_of_draft"][: len(local)], atol=5e-4, rtol=1e-3)
-    found = torch.stack([row[token] for row, token in zip(q, local, strict=True)])
-    torch.testing.assert_close(found, step["q_of_draft"][: len(local)], atol=5e-4, rtol=1e-3)
+def compare_drafts(
+    step, p: torch.Tensor, q: list[torch.Tensor], local: list[int], atol: float, rtol: float
+) -> None:
+    """The recorded new and old probabilities of every guess."""
+    new = torch.stack([p[i, token] for i, token in enumerate(local)])
+    old = torch.stack([row[token] for row, token in zip(q, local, strict=True)])
+    for name, found in (("p_of_draft", new), ("q_of_draft", old)):
+        torch.testing.assert_close(found, step[name][: len(local)], atol=atol, rtol=rtol)
